@@ -1,0 +1,485 @@
+//! `windlass deadletters ls|show|resend|rm`: on the store in the data folder, also while a host runs
+//! on it. A letter marked for sending again is taken up by the running host, or by the next one.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{FAILED, folder, output};
+use crate::store::{DeadLetter, KeptLetter, LetterFilter, Store};
+
+/// The only one there is today.
+const TENANT: &str = "default";
+/// Letters read from the store at once.
+const PAGE: u32 = 500;
+/// Characters of a payload in a list.
+const SHOWN: usize = 60;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List them, oldest first
+    Ls(List),
+    /// Show some with all that is known, the payload too
+    Show(Show),
+    /// Send some again: the running host takes them up, or the next one
+    Resend(Chosen),
+    /// Remove some for good
+    Rm(Chosen),
+}
+
+#[derive(Args, Debug)]
+struct Common {
+    /// The data folder of the host
+    #[arg(long, value_name = "DIR", default_value = folder::DATA)]
+    data: PathBuf,
+    /// One JSON object per line on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which letters; all conditions must hold.
+#[derive(Args, Clone, Debug, Default)]
+struct Filter {
+    /// Of this rule
+    #[arg(long, value_name = "ID")]
+    rule: Option<String>,
+    /// Of this action (log_0, mqtt_1)
+    #[arg(long, value_name = "NAME")]
+    action: Option<String>,
+    /// That came from this stream
+    #[arg(long, value_name = "NAME")]
+    stream: Option<String>,
+    /// With this text in the reason or code, in any case
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct List {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    filter: Filter,
+    /// So many at most
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    limit: usize,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Show {
+    #[command(flatten)]
+    common: Common,
+    /// Their numbers, as `ls` shows them
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<i64>,
+    /// Only the payload, byte for byte
+    #[arg(long, conflicts_with = "json")]
+    payload: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Chosen {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    filter: Filter,
+    /// Their numbers, as `ls` shows them
+    #[arg(value_name = "ID", conflicts_with_all = ["rule", "action", "stream", "reason", "all"])]
+    ids: Vec<i64>,
+    /// All of them
+    #[arg(long, conflicts_with_all = ["rule", "action", "stream", "reason"])]
+    all: bool,
+}
+
+impl Chosen {
+    /// Somebody said which.
+    fn is_told(&self) -> bool {
+        let Filter {
+            rule,
+            action,
+            stream,
+            reason,
+        } = &self.filter;
+        let filtered = [rule, action, stream, reason]
+            .into_iter()
+            .any(Option::is_some);
+        self.all || filtered || !self.ids.is_empty()
+    }
+}
+
+impl Filter {
+    fn takes(&self, letter: &DeadLetter) -> bool {
+        let equal = |wanted: &Option<String>, found: &str| {
+            wanted.as_deref().is_none_or(|wanted| wanted == found)
+        };
+        let reason = self.reason.as_deref().is_none_or(|wanted| {
+            let wanted = wanted.to_lowercase();
+            letter.reason.to_lowercase().contains(&wanted)
+                || letter.code.to_lowercase().contains(&wanted)
+        });
+        equal(&self.rule, &letter.rule)
+            && equal(&self.action, &letter.action)
+            && equal(&self.stream, &letter.stream)
+            && reason
+    }
+}
+
+/// Does what the command says.
+pub(super) async fn main(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Ls(list) => ls(list).await,
+        Command::Show(show_) => show(show_).await,
+        Command::Resend(chosen) => change(chosen, Change::Resend).await,
+        Command::Rm(chosen) => change(chosen, Change::Remove).await,
+    }
+}
+
+async fn ls(arguments: List) -> anyhow::Result<ExitCode> {
+    let store = open(&arguments.common.data).await?;
+    let found = select(&store, &arguments.filter, arguments.limit).await?;
+    for (id, letter) in &found {
+        if arguments.common.json {
+            output::say_json(&as_json(*id, letter))?;
+        } else {
+            output::say(&as_line(*id, letter))?;
+        }
+    }
+    if !arguments.common.json {
+        output::say(&output::count(found.len(), "dead letter"))?;
+    }
+    store.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(arguments: Show) -> anyhow::Result<ExitCode> {
+    let store = open(&arguments.common.data).await?;
+    let mut code = ExitCode::SUCCESS;
+    for id in arguments.ids {
+        let Some(KeptLetter { letter, .. }) = store
+            .letter(TENANT, id)
+            .await
+            .context("the dead letters cannot be read")?
+        else {
+            output::complain(&missing(id));
+            code = ExitCode::from(FAILED);
+            continue;
+        };
+        if arguments.payload {
+            let mut out = std::io::stdout().lock();
+            out.write_all(&letter.message.payload)?;
+            out.flush()?;
+        } else if arguments.common.json {
+            output::say_json(&as_json(id, &letter))?;
+        } else {
+            output::say(&as_text(id, &letter))?;
+        }
+    }
+    store.close().await;
+    Ok(code)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Resend,
+    Remove,
+}
+
+async fn change(chosen: Chosen, change: Change) -> anyhow::Result<ExitCode> {
+    if !chosen.is_told() {
+        output::complain(
+            "which? Give their numbers, a filter (--rule, --action, --stream, --reason), or --all",
+        );
+        return Ok(ExitCode::from(FAILED));
+    }
+    let store = open(&chosen.common.data).await?;
+    let mut code = ExitCode::SUCCESS;
+    let ids = if chosen.ids.is_empty() {
+        select(&store, &chosen.filter, usize::MAX)
+            .await?
+            .into_iter()
+            .map(|(id, _)| id)
+            .collect()
+    } else {
+        let mut there = Vec::new();
+        for id in chosen.ids {
+            if store
+                .letter(TENANT, id)
+                .await
+                .context("the dead letters cannot be read")?
+                .is_some()
+            {
+                there.push(id);
+            } else {
+                output::complain(&missing(id));
+                code = ExitCode::from(FAILED);
+            }
+        }
+        there
+    };
+    for ids in ids.chunks(PAGE as usize) {
+        match change {
+            Change::Resend => store
+                .mark_resend(TENANT, ids)
+                .await
+                .context("they cannot be marked")?,
+            Change::Remove => store
+                .remove_letters(TENANT, ids)
+                .await
+                .context("they cannot be removed")?,
+        };
+    }
+    store.close().await;
+    let (word, key) = match change {
+        Change::Resend => ("marked to be sent again", "resend"),
+        Change::Remove => ("removed", "removed"),
+    };
+    if chosen.common.json {
+        output::say_json(&BTreeMap::from([(key, &ids)]))?;
+    } else {
+        output::say(&format!(
+            "{} {word}",
+            output::count(ids.len(), "dead letter")
+        ))?;
+    }
+    Ok(code)
+}
+
+fn missing(id: i64) -> String {
+    format!("there is no dead letter {id}; `windlass deadletters ls` lists them")
+}
+
+/// The store of a data folder, beside a host that may run on it. Makes nothing new.
+async fn open(data: &Path) -> anyhow::Result<Store> {
+    Store::open_shared(data)
+        .await
+        .with_context(|| format!("the store in {} cannot be opened", data.display()))
+}
+
+async fn select(
+    store: &Store,
+    filter: &Filter,
+    limit: usize,
+) -> anyhow::Result<Vec<(i64, DeadLetter)>> {
+    let mut found = Vec::new();
+    let mut wanted = LetterFilter {
+        tenant: TENANT.to_owned(),
+        rule: filter.rule.clone(),
+        action: filter.action.clone(),
+        ..LetterFilter::default()
+    };
+    while found.len() < limit {
+        let page = store
+            .letters(&wanted, PAGE)
+            .await
+            .context("the dead letters cannot be read")?;
+        let Some(last) = page.last() else { break };
+        wanted.after = Some(last.id);
+        let letters = page.into_iter().map(|kept| (kept.id, kept.letter));
+        found.extend(letters.filter(|(_, letter)| filter.takes(letter)));
+    }
+    found.truncate(limit);
+    Ok(found)
+}
+
+/// All that is known. The payload as text where it is text, else in base64.
+fn as_json(id: i64, letter: &DeadLetter) -> Value {
+    let message = &letter.message;
+    let headers: Vec<_> = message
+        .headers
+        .pairs()
+        .iter()
+        .map(|(name, value)| json!([name, value]))
+        .collect();
+    let mut value = json!({
+        "id": id,
+        "atMs": letter.at_ms,
+        "rule": letter.rule,
+        "action": letter.action,
+        "stream": letter.stream,
+        "kind": letter.kind,
+        "code": letter.code,
+        "reason": letter.reason,
+        "attempts": letter.attempts,
+        "subject": &*message.subject,
+        "headers": headers,
+        "bytes": message.payload.len(),
+    });
+    let (name, payload) = match std::str::from_utf8(&message.payload) {
+        Ok(text) => ("payload", text.to_owned()),
+        Err(_) => ("payloadBase64", BASE64.encode(&message.payload)),
+    };
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert(name.to_owned(), payload.into());
+    }
+    value
+}
+
+/// One line of a list.
+fn as_line(id: i64, letter: &DeadLetter) -> String {
+    let message = &letter.message;
+    format!(
+        "{id:>6}  {}  {}  {}  {}: {}  {}",
+        when(letter.at_ms),
+        origin(letter),
+        output::plain(&message.subject, SHOWN),
+        letter.code,
+        output::plain(&letter.reason, 160),
+        output::plain(&String::from_utf8_lossy(&message.payload), SHOWN),
+    )
+}
+
+fn as_text(id: i64, letter: &DeadLetter) -> String {
+    let message = &letter.message;
+    let mut text = format!(
+        "dead letter {id}\n  when      {}\n  from      {}\n  stream    {}\n  reason    {} ({}, {})\n  attempts  {}\n  subject   {}\n",
+        when(letter.at_ms),
+        origin(letter),
+        letter.stream,
+        output::plain(&letter.reason, 2000),
+        letter.kind,
+        letter.code,
+        letter.attempts,
+        output::plain(&message.subject, 2000),
+    );
+    for (name, value) in message.headers.pairs() {
+        text.push_str(&format!(
+            "  header    {}: {}\n",
+            output::plain(name, 200),
+            output::plain(value, 2000)
+        ));
+    }
+    let payload = match std::str::from_utf8(&message.payload) {
+        Ok(payload) => output::plain(payload, 4000),
+        Err(_) => format!(
+            "base64 {}",
+            output::plain(&BASE64.encode(&message.payload), 4000)
+        ),
+    };
+    text.push_str(&format!(
+        "  payload   {} bytes: {payload}",
+        message.payload.len()
+    ));
+    text
+}
+
+/// Rule and action; a message that no rule ever got has none.
+fn origin(letter: &DeadLetter) -> String {
+    if letter.rule.is_empty() {
+        return "(no rule)".to_owned();
+    }
+    format!("{}/{}", letter.rule, letter.action)
+}
+
+/// UTC, to the second: `2026-01-31 23:59:59Z`.
+fn when(at_ms: u64) -> String {
+    let seconds = at_ms / 1000;
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Days since 1970 to a date of the Gregorian calendar, in eras of 400 years that begin in March
+    // (the leap day is the last day of a year then).
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let date = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{date:02} {:02}:{:02}:{:02}Z",
+        rest / 3600,
+        rest % 3600 / 60,
+        rest % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Headers, Message};
+
+    fn letter(rule: &str, reason: &str, payload: &'static [u8]) -> DeadLetter {
+        DeadLetter {
+            tenant: TENANT.to_owned(),
+            rule: rule.to_owned(),
+            action: "mqtt_0".to_owned(),
+            stream: "demo".to_owned(),
+            message: Message {
+                subject: "in/1".into(),
+                headers: Headers::from(vec![("k".to_owned(), "v".to_owned())]),
+                ..Message::new(payload)
+            },
+            kind: "permanent".to_owned(),
+            code: "mqtt:0x90".to_owned(),
+            reason: reason.to_owned(),
+            attempts: 2,
+            at_ms: 1_769_903_999_000,
+        }
+    }
+
+    #[test]
+    fn a_filter_takes_what_fits_all_its_parts() {
+        let letter = letter("hot", "The topic is not valid", b"x");
+        let filter = |rule: Option<&str>, reason: Option<&str>| Filter {
+            rule: rule.map(str::to_owned),
+            reason: reason.map(str::to_owned),
+            ..Filter::default()
+        };
+        assert!(filter(None, None).takes(&letter));
+        assert!(filter(Some("hot"), Some("TOPIC")).takes(&letter));
+        assert!(filter(None, Some("0x90")).takes(&letter));
+        assert!(!filter(Some("cold"), Some("topic")).takes(&letter));
+        assert!(!filter(Some("hot"), Some("quota")).takes(&letter));
+    }
+
+    #[test]
+    fn a_payload_is_text_where_it_is_text_and_base64_where_it_is_not() {
+        let value = as_json(7, &letter("hot", "no", b"broken one"));
+        assert_eq!(
+            (&value["id"], &value["payload"]),
+            (&json!(7), &json!("broken one"))
+        );
+        assert_eq!(value["subject"], "in/1");
+        assert_eq!(value["headers"], json!([["k", "v"]]));
+        let value = as_json(7, &letter("hot", "no", b"\xff\x00"));
+        assert_eq!(
+            (&value["payloadBase64"], &value["bytes"]),
+            (&json!("/wA="), &json!(2))
+        );
+        assert!(value.get("payload").is_none());
+    }
+
+    #[test]
+    fn lines_cannot_drive_the_terminal_and_name_rule_time_and_reason() {
+        let line = as_line(7, &letter("hot", "no\u{1b}[2J", b"a\nb\x1b"));
+        assert!(
+            line.contains("2026-01-31 23:59:59Z  hot/mqtt_0  in/1  mqtt:0x90: no"),
+            "{line}"
+        );
+        assert!(!line.contains('\u{1b}') && !line.contains('\n'));
+        let text = as_text(7, &letter("", "no", b"\xff"));
+        assert!(
+            text.contains("(no rule)") && text.contains("payload   1 bytes: base64 /w=="),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn dates_are_right_at_the_edges_of_months_and_years() {
+        for (at_ms, date) in [
+            (0, "1970-01-01 00:00:00Z"),
+            (951_782_400_000, "2000-02-29 00:00:00Z"),
+            (1_709_251_199_000, "2024-02-29 23:59:59Z"),
+            (1_735_689_599_999, "2024-12-31 23:59:59Z"),
+            (4_107_542_400_000, "2100-03-01 00:00:00Z"),
+        ] {
+            assert_eq!(when(at_ms), date);
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! Connections to the outside: one folder per connection type, one file per piece of machinery that
+//! all types share. Knows nothing of wasm, WIT, rules or REST.
+//!
+//! A type implements [`ConnectionType`] and [`Connection`], and one trait per interface that it
+//! offers ([`Messaging`], [`Http`], [`Sql`]). It says how to dial **once** and how to notice that the
+//! link is lost; the supervisor dials again, the pool shares, `status` publishes.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use crate::error::ConnectionError;
+use crate::message::{Batch, Rejection};
+
+pub mod backoff;
+pub mod file;
+pub mod inbox;
+pub mod memory;
+pub mod mqtt;
+pub mod pool;
+pub mod properties;
+pub mod registry;
+pub mod secrets;
+pub mod status;
+mod supervisor;
+pub mod tls;
+pub mod transport;
+
+pub use inbox::Inbox;
+
+/// Properties of a connection as a user wrote them: names as in eKuiper.
+pub type Properties = Map<String, Value>;
+
+/// A protocol that the host speaks.
+pub trait ConnectionType: Send + Sync + 'static {
+    /// The `typ` of a connection, lower case.
+    const NAME: &'static str;
+    /// Other spellings of `typ` that mean this type.
+    const ALIASES: &'static [&'static str] = &[];
+    /// Every property this type knows. Anything else is refused with the nearest of these.
+    const PROPERTIES: &'static [Property];
+
+    /// Checks the properties and makes the connection. Opens nothing, touches no network.
+    ///
+    /// # Errors
+    /// [`ConfigError`]s, all of them at once, each naming its property.
+    fn build(properties: &Properties, context: Context) -> Result<Arc<dyn Connection>, Vec<ConfigError>>;
+
+    /// What two anonymous connections must not both own (a URL that takes one peer, a path).
+    /// None: anonymous connections of this type are never shared.
+    fn exclusive_endpoint(_properties: &Properties) -> Option<String> {
+        None
+    }
+
+    /// Who this connection is to its server, where the server knows a client by that (MQTT: server
+    /// and client id): two with the same one would end each other's session for ever, so the second
+    /// is refused. None: any number may be open at once.
+    fn identity(_properties: &Properties) -> Option<String> {
+        None
+    }
+}
+
+/// One property of a connection type.
+#[derive(Clone, Copy, Debug)]
+pub struct Property {
+    /// Its name, spelled as in eKuiper. Matched without regard to case.
+    pub name: &'static str,
+    /// Masked wherever it is shown; `env:NAME` and `file:PATH` stand for the value itself.
+    pub secret: bool,
+    /// Known in eKuiper and accepted here, but without meaning: the reason, shown as a warning.
+    pub ignored: Option<&'static str>,
+}
+
+impl Property {
+    /// A plain property.
+    #[must_use]
+    pub const fn plain(name: &'static str) -> Self {
+        Self { name, secret: false, ignored: None }
+    }
+
+    /// A property that is a secret.
+    #[must_use]
+    pub const fn secret(name: &'static str) -> Self {
+        Self { name, secret: true, ignored: None }
+    }
+
+    /// A property that eKuiper has and that changes nothing here.
+    #[must_use]
+    pub const fn ignored(name: &'static str, why: &'static str) -> Self {
+        Self { name, secret: false, ignored: Some(why) }
+    }
+}
+
+/// A mistake in a configuration: where, what was found, what is allowed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{at}: {message}")]
+pub struct ConfigError {
+    /// JSON Pointer below the object that was checked, e.g. `/props/qos`.
+    pub at: String,
+    /// One sentence: what was found and what is allowed. Never the value of a secret.
+    pub message: String,
+}
+
+impl ConfigError {
+    /// A mistake at a JSON Pointer.
+    pub fn new(at: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { at: at.into(), message: message.into() }
+    }
+}
+
+/// What a connection gets from the host beside its own properties.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The tenant, `default` until there are more.
+    pub tenant: Arc<str>,
+    /// The connection's id in its tenant.
+    pub id: Arc<str>,
+    /// Relative paths in properties (certificates) start here.
+    pub base: PathBuf,
+    /// A few values that must survive a restart (session filters, blocks of packet ids).
+    pub memory: Arc<dyn Memory>,
+    /// The host is going down: nothing is unsubscribed any more.
+    pub stopping: Arc<AtomicBool>,
+    /// What this connection counts.
+    pub traffic: Arc<Traffic>,
+    /// Where deliveries go that no taker may ever see (too large, malformed).
+    pub refused: Arc<dyn Refused>,
+    /// Bounds of what may be unsettled.
+    pub limits: Limits,
+}
+
+/// Bounds of one connection's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Inbound messages received and not settled. Past it the session disconnects with that reason.
+    pub unsettled_messages: usize,
+    /// The same in bytes.
+    pub unsettled_bytes: usize,
+    /// The largest message taken in; larger ones are skipped by length and reported.
+    pub max_message_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            unsettled_messages: 65_535,
+            unsettled_bytes: 64 * 1024 * 1024,
+            max_message_bytes: 16 * 1024 * 1024,
+        }
+    }
+}
+
+/// Counters of one connection, read by status and metrics.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Messages received.
+    pub messages_in: AtomicU64,
+    /// Messages the other side has taken, as far as their level says.
+    pub messages_out: AtomicU64,
+    /// Payload bytes received.
+    pub bytes_in: AtomicU64,
+    /// Payload bytes sent.
+    pub bytes_out: AtomicU64,
+    /// Inbound messages for which no taker was there: acknowledged and counted.
+    pub untaken: AtomicU64,
+    /// Inbound messages dropped that promised nothing, because a queue was full.
+    pub dropped: AtomicU64,
+    /// Inbound messages refused (too large, malformed).
+    pub refused: AtomicU64,
+}
+
+/// Small values kept across restarts for one connection. Backed by the store.
+#[async_trait]
+pub trait Memory: Send + Sync + fmt::Debug {
+    /// The value of that name, if one was kept.
+    async fn get(&self, name: &str) -> Option<String>;
+    /// Keeps it; on disk when this returns.
+    ///
+    /// # Errors
+    /// `transient` when the disk refuses.
+    async fn put(&self, name: &str, value: &str) -> Result<(), ConnectionError>;
+}
+
+/// Takes what can never be delivered to a taker, for the dead letters.
+pub trait Refused: Send + Sync + fmt::Debug {
+    /// `subject` and a sentence on why; `head` is what is known of the payload, cut short.
+    fn refused(&self, subject: &str, head: Bytes, reason: &ConnectionError);
+}
+
+/// One configured link. Its supervisor calls `connect`, then `lost`, then `connect` again, never
+/// two at a time. The interfaces may be called at any time, also before the first `connect`.
+#[async_trait]
+pub trait Connection: Send + Sync + fmt::Debug {
+    /// Dials once. Returns when the link can be used: authenticated, known filters subscribed.
+    ///
+    /// # Errors
+    /// Why not. `misconfigured` ends all attempts until the properties change.
+    ///
+    /// # Cancel safety
+    /// The supervisor drops it at its deadline: nothing half open may stay behind.
+    async fn connect(&self) -> Result<(), ConnectionError>;
+
+    /// Drives the link until it is lost, and says why. Called after a successful `connect`.
+    ///
+    /// # Cancel safety
+    /// Dropped when the connection is closed or replaced; the link ends with it.
+    async fn lost(&self) -> ConnectionError;
+
+    /// Ends the link in the protocol's own way (MQTT DISCONNECT). Neither unsubscribes nor
+    /// acknowledges anything. Returns within a second. Called once, at the end; where the link is up,
+    /// `lost` is driven meanwhile, so that what `close` asks for can be written.
+    async fn close(&self);
+
+    /// Dials once and ends the link again, to see whether it would work, without touching what a
+    /// server keeps for this client (MQTT: a session of its own, a client id of its own). `connect`
+    /// unless the type says otherwise; the caller closes.
+    ///
+    /// # Errors
+    /// As [`Connection::connect`].
+    async fn probe(&self) -> Result<(), ConnectionError> {
+        self.connect().await
+    }
+
+    /// How long one `connect` may take.
+    fn dial_timeout(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
+    /// The link must not be dialled before its takers are known (a persistent session would get
+    /// messages that nobody takes yet). See `semantics.md`, Boot.
+    fn waits_for_takers(&self) -> bool {
+        false
+    }
+
+    /// Whether the present session has moved data both ways to its end (a message settled), for
+    /// back-off: an attempt after a session that did is a young failure again.
+    fn was_useful(&self) -> bool {
+        false
+    }
+
+    /// The present server, for status (no credentials). None before the first attempt.
+    fn peer(&self) -> Option<String> {
+        None
+    }
+
+    /// Sentences that the operator should read though the link works (a granted qos lower than
+    /// asked for, a limit of the broker).
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Publish and subscribe.
+    fn messaging(&self) -> Option<&dyn Messaging> {
+        None
+    }
+    /// Requests and responses.
+    fn http(&self) -> Option<&dyn Http> {
+        None
+    }
+    /// Statements.
+    fn sql(&self) -> Option<&dyn Sql> {
+        None
+    }
+}
+
+/// A connection as a grant reaches it: what `interfaces/` sees of the pool. Lives as long as the rule
+/// that holds it; the connection behind it may be replaced while it lives (a PUT).
+pub trait Granted: Send + Sync + fmt::Debug {
+    /// The connection's id in its tenant.
+    fn id(&self) -> &str;
+    /// The connection behind it at present. Ask again for each call; do not keep it.
+    fn connection(&self) -> Arc<dyn Connection>;
+    /// Subscribes through the pool, which subscribes again when the connection is replaced.
+    ///
+    /// # Errors
+    /// As [`Messaging::subscribe`]; `misconfigured` when the connection has no messaging.
+    fn subscribe(
+        &self,
+        filters: &[String],
+        options: &SubscribeOptions,
+        inbox: Arc<Inbox>,
+    ) -> Result<Box<dyn SubscriptionGuard>, ConnectionError>;
+}
+
+/// The names of the interfaces, as slots say them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Interface {
+    /// [`Messaging`].
+    Messaging,
+    /// [`Http`].
+    Http,
+    /// [`Sql`].
+    Sql,
+}
+
+impl Interface {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Messaging, Self::Http, Self::Sql];
+
+    /// The name in the contract.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Messaging => "messaging",
+            Self::Http => "http",
+            Self::Sql => "sql",
+        }
+    }
+}
+
+/// Level of a delivery. A protocol without the level asked for gives the nearest it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Qos {
+    /// Perhaps.
+    AtMostOnce,
+    /// At least once.
+    AtLeastOnce,
+    /// Once, as far as the protocol can.
+    ExactlyOnce,
+}
+
+/// What a taker asks for.
+#[derive(Clone, Debug, Default)]
+pub struct SubscribeOptions {
+    /// None: as the connection is configured.
+    pub qos: Option<Qos>,
+    /// What only one protocol knows, by name. An unknown name is `misconfigured`.
+    pub extra: Vec<(String, String)>,
+}
+
+/// How to publish.
+#[derive(Clone, Debug, Default)]
+pub struct PublishOptions {
+    /// For all messages, in place of their own subject.
+    pub subject: Option<String>,
+    /// None: as the connection is configured.
+    pub qos: Option<Qos>,
+    /// Keep the last one for later subscribers.
+    pub retain: bool,
+    /// What only one protocol knows, by name. An unknown name is `misconfigured`.
+    pub extra: Vec<(String, String)>,
+}
+
+/// Ends one taker's subscription when dropped. With the last taker of a filter the filter itself is
+/// unsubscribed, unless the host is stopping.
+pub trait SubscriptionGuard: Send + Sync + fmt::Debug {}
+
+/// Publish and subscribe, whatever the protocol.
+#[async_trait]
+pub trait Messaging: Send + Sync {
+    /// Adds a taker of these filters. Returns at once, also while the link is down; the connection
+    /// subscribes on every (re)connect. What the other side refuses goes to [`Inbox::fail`].
+    ///
+    /// # Errors
+    /// `misconfigured`: a filter that is none, or an option this protocol does not know.
+    fn subscribe(
+        &self,
+        filters: &[String],
+        options: &SubscribeOptions,
+        inbox: Arc<Inbox>,
+    ) -> Result<Box<dyn SubscriptionGuard>, ConnectionError>;
+
+    /// Returns when the other side has taken the messages, as far as the level says, in order.
+    /// While the link is down it waits up to 5 s for it, then answers `disconnected`. What is in
+    /// the session's window then stays there and is sent again by the session alone; a repeated
+    /// publish of the same batch attaches to it instead of sending twice.
+    ///
+    /// # Errors
+    /// None is known to be published.
+    ///
+    /// # Cancel safety
+    /// Messages that were handed to the session may still be sent after the future is dropped.
+    async fn publish(&self, batch: &Batch, options: &PublishOptions) -> Result<Vec<Rejection>, ConnectionError>;
+}
+
+/// A request below the connection's base URL. See `wit/http.wit`.
+#[derive(Clone, Debug)]
+pub struct HttpRequest {
+    /// The method, upper case.
+    pub method: String,
+    /// Path and query below the base URL.
+    pub path: String,
+    /// Headers of this request, beside the connection's own.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Bytes,
+    /// None: as the connection is configured.
+    pub timeout_ms: Option<u32>,
+}
+
+/// Any status is a response.
+#[derive(Clone, Debug)]
+pub struct HttpResponse {
+    /// The status code.
+    pub status: u16,
+    /// Headers, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The body, cut at the connection's limit.
+    pub body: Bytes,
+    /// It was cut.
+    pub truncated: bool,
+}
+
+/// Requests over a connection whose base URL, credentials and pool are the host's.
+#[async_trait]
+pub trait Http: Send + Sync {
+    /// One request.
+    ///
+    /// # Errors
+    /// No response at all; `denied` for a path that leaves the base URL.
+    async fn send(&self, request: HttpRequest) -> Result<HttpResponse, ConnectionError>;
+    /// How many requests may be under way at once on this connection.
+    fn concurrency(&self) -> usize;
+}
+
+/// A value of a statement's parameter or of a row. See `wit/sql.wit`.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the cases are those of wit/sql.wit, described there")]
+pub enum SqlValue {
+    Null,
+    Boolean(bool),
+    Integer(i64),
+    Real(f64),
+    Text(String),
+    Blob(Vec<u8>),
+}
+
+/// What a query gave.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    /// The columns' names.
+    pub columns: Vec<String>,
+    /// The rows.
+    pub rows: Vec<Vec<SqlValue>>,
+    /// More were there than the connection's limit.
+    pub truncated: bool,
+}
+
+/// Statements over a pooled connection.
+#[async_trait]
+pub trait Sql: Send + Sync {
+    /// One statement that gives rows.
+    ///
+    /// # Errors
+    /// `transient`, `disconnected` or `permanent`, with `sqlstate:…` as the code where there is one.
+    async fn query(&self, statement: &str, params: Vec<SqlValue>) -> Result<Rows, ConnectionError>;
+    /// Once per row of parameters, all in one transaction: how many rows changed.
+    ///
+    /// # Errors
+    /// Nothing changed.
+    async fn execute_many(&self, statement: &str, params: Vec<Vec<SqlValue>>) -> Result<u32, ConnectionError>;
+}

@@ -1,0 +1,234 @@
+//! Where a source's batch fans out: to each rule's query, and from there to each action's output
+//! steps and queue. No task of its own; it runs in the source's.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::action::{Action, Admission};
+use super::output::{Batched, Batcher, OutputPlan};
+use super::query::{Passing, Query, RowBatch, Selection};
+use super::settle::Ticket;
+use crate::error::ConnectionError;
+use crate::message::{Batch, Message};
+
+/// A rule, as its source sees it.
+#[derive(Debug)]
+pub struct RuleInput {
+    /// The rule's id.
+    pub rule: String,
+    /// The query.
+    pub query: Arc<Query>,
+    /// The actions.
+    pub outputs: Vec<Output>,
+    /// What it counts.
+    pub stats: QueryStats,
+    /// The newest results, for showing.
+    pub newest: Newest,
+}
+
+/// The newest results of a rule, as many as somebody wants to look at.
+#[derive(Debug, Default)]
+pub struct Newest {
+    keep: usize,
+    rows: Mutex<VecDeque<(u64, Bytes)>>,
+}
+
+/// Bytes of a payload that are kept for showing.
+const SHOWN: usize = 200;
+
+impl Newest {
+    /// Keeps so many; none for 0.
+    #[must_use]
+    pub fn new(keep: usize) -> Self {
+        Self { keep, rows: Mutex::default() }
+    }
+
+    fn see(&self, batch: &[Message]) {
+        if self.keep == 0 || batch.is_empty() {
+            return;
+        }
+        let now = super::now_ms();
+        let mut rows = self.rows.lock();
+        for message in batch.iter().skip(batch.len().saturating_sub(self.keep)) {
+            if rows.len() >= self.keep {
+                rows.pop_front();
+            }
+            let shown = message.payload.len().min(SHOWN);
+            // A copy: a slice would keep the whole buffer it came in.
+            rows.push_back((now, Bytes::copy_from_slice(message.payload.get(..shown).unwrap_or_default())));
+        }
+    }
+
+    /// What was kept, oldest first: when (ms since the epoch) and the payload, cut short.
+    #[must_use]
+    pub fn rows(&self) -> Vec<(u64, Bytes)> {
+        self.rows.lock().iter().cloned().collect()
+    }
+}
+
+/// What a query counts.
+#[derive(Debug, Default)]
+pub struct QueryStats {
+    /// Messages looked at.
+    pub messages_in: AtomicU64,
+    /// Rows that passed.
+    pub rows_out: AtomicU64,
+    /// Payloads that could not be decoded.
+    pub failures: AtomicU64,
+    /// Comparisons and functions on values of the wrong type.
+    pub type_errors: AtomicU64,
+}
+
+/// An action with the steps before its queue.
+#[derive(Debug)]
+pub struct Output {
+    /// The action.
+    pub action: Arc<Action>,
+    plan: Arc<OutputPlan>,
+    batcher: Option<Mutex<Batcher<Ticket>>>,
+    /// The batcher has rows that wait for a time.
+    waits: Notify,
+}
+
+impl RuleInput {
+    /// Runs the query over a batch and gives every action its part. Never waits.
+    pub fn accept(&self, rows: &RowBatch, ticket: &Ticket, admission: Admission) {
+        let selection = self.query.run(rows);
+        let passed = match &selection.passing {
+            Passing::All => rows.batch().len(),
+            Passing::Messages(places) => places.len(),
+            Passing::Rows(built) => built.len(),
+        };
+        self.stats.messages_in.fetch_add(rows.batch().len() as u64, Ordering::Relaxed);
+        self.stats.rows_out.fetch_add(passed as u64, Ordering::Relaxed);
+        if selection.type_errors > 0 {
+            self.stats.type_errors.fetch_add(selection.type_errors, Ordering::Relaxed);
+        }
+        for failure in &selection.failures {
+            self.stats.failures.fetch_add(1, Ordering::Relaxed);
+            if let Some(message) = rows.batch().get(failure.index as usize) {
+                let reason = ConnectionError::permanent("payload", failure.reason.clone());
+                self.bury(Batch::from(vec![message.clone()]), ticket, reason);
+            }
+        }
+        for (place, output) in self.outputs.iter().enumerate() {
+            let newest = (place == 0).then_some(&self.newest);
+            output.accept(rows, &selection, ticket, admission, newest);
+        }
+    }
+
+    /// Messages that can never be read become dead letters of the first action.
+    pub fn bury(&self, batch: Batch, ticket: &Ticket, reason: ConnectionError) {
+        if let Some(output) = self.outputs.first() {
+            output.action.bury(batch, vec![ticket.clone()], reason);
+        }
+    }
+}
+
+impl Output {
+    /// An action behind its output steps.
+    #[must_use]
+    pub fn new(action: Arc<Action>, plan: Arc<OutputPlan>) -> Self {
+        let batcher = plan.batcher().map(Mutex::new);
+        Self { action, plan, batcher, waits: Notify::new() }
+    }
+
+    fn accept(
+        &self,
+        rows: &RowBatch,
+        selection: &Selection,
+        ticket: &Ticket,
+        admission: Admission,
+        newest: Option<&Newest>,
+    ) {
+        if let Some(batcher) = &self.batcher {
+            let mut batcher = batcher.lock();
+            let batched = batcher.push(rows, selection, Instant::now(), |_| ticket.clone());
+            let waiting = batcher.due().is_some();
+            // In the lock: what is flushed later must queue up later.
+            self.send(batched, admission, newest);
+            drop(batcher);
+            if waiting {
+                self.waits.notify_one();
+            }
+            return;
+        }
+        let output = self.plan.apply(rows, selection);
+        for failure in output.failures {
+            if let Some(message) = rows.batch().get(failure.index as usize) {
+                self.bury(message.clone(), &failure.reason, ticket.clone());
+            }
+        }
+        let batch = if output.rendered.is_empty() {
+            output.batch
+        } else {
+            let pairs = output.batch.iter().zip(output.rendered);
+            pairs.map(|(message, rendered)| under(message.clone(), rendered)).collect::<Vec<_>>().into()
+        };
+        if let Some(newest) = newest {
+            newest.see(&batch);
+        }
+        self.action.accept(batch, vec![ticket.clone()], admission);
+    }
+
+    fn send(&self, batched: Batched<Ticket>, admission: Admission, newest: Option<&Newest>) {
+        for (message, reason, ticket) in batched.failures {
+            self.bury(message, &reason, ticket);
+        }
+        for (message, rendered, tickets) in batched.messages {
+            let message = under(message, rendered);
+            if let Some(newest) = newest {
+                newest.see(std::slice::from_ref(&message));
+            }
+            self.action.accept(Batch::from(vec![message]), tickets, admission);
+        }
+    }
+
+    fn bury(&self, message: Message, reason: &str, ticket: Ticket) {
+        let reason = ConnectionError::permanent("output", reason);
+        self.action.bury(Batch::from(vec![message]), vec![ticket], reason);
+    }
+
+    /// Rows that wait to fill a batch go now.
+    pub fn flush(&self) {
+        if let Some(batcher) = &self.batcher {
+            let mut batcher = batcher.lock();
+            let batched = batcher.flush();
+            self.send(batched, Admission::Wait, None);
+        }
+    }
+
+    /// Flushes when the lingering is over; runs as long as the rule.
+    pub async fn linger(&self) {
+        let Some(batcher) = &self.batcher else { return };
+        loop {
+            let waits = self.waits.notified();
+            let due = batcher.lock().due();
+            match due {
+                None => waits.await,
+                Some(due) => {
+                    tokio::time::sleep_until(due).await;
+                    let mut batcher = batcher.lock();
+                    if batcher.due().is_some_and(|due| due <= Instant::now()) {
+                        let batched = batcher.flush();
+                        self.send(batched, Admission::Wait, None);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The message under the subject that was rendered for it, if one was.
+fn under(mut message: Message, rendered: Vec<String>) -> Message {
+    if let Some(subject) = rendered.into_iter().next() {
+        message.subject = subject.into();
+    }
+    message
+}

@@ -1,0 +1,677 @@
+//! From definitions to what runs: every name resolved, every property checked by whom it belongs to,
+//! before anything starts. All mistakes at once, each at its place in the manifest.
+//!
+//! Properties of a stream or an action fall into four hands: the connection they give (or the
+//! selector that names one), the output steps, the disk queue, and the connector, whose JSON Schema
+//! checks what is left. Connection properties never reach a guest.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use super::output::{DynamicProperty, OutputPlan, dynamic_properties};
+use super::query::{Format, Query, StreamStatement};
+use super::engine::TENANT;
+use super::spill::SpillOptions;
+use crate::config::{ActionDef, ConnectorDef, Manifest, ManifestError, RuleDef, nearest, pointer_to};
+use crate::connections::pool::Pool;
+use crate::connections::{Interface, Properties};
+use crate::progress::Progress;
+use crate::runtime::{Connector, Runtime, Slot};
+
+/// Everything that a manifest asks for, ready to start.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Streams that a rule uses, or could.
+    pub streams: HashMap<String, Arc<StreamPlan>>,
+    /// Rules, in the order of the manifest.
+    pub rules: Vec<RulePlan>,
+}
+
+/// A stream with its source connector.
+#[derive(Debug)]
+pub struct StreamPlan {
+    /// Its name.
+    pub name: String,
+    /// One source for all its rules.
+    pub shared: bool,
+    /// How payloads are decoded where a query looks inside.
+    pub format: Format,
+    /// Topic, path, table: as the statement gives it.
+    pub datasource: String,
+    /// The source.
+    pub guest: GuestPlan,
+}
+
+/// A rule.
+#[derive(Debug)]
+pub struct RulePlan {
+    /// As it was written.
+    pub def: RuleDef,
+    /// The query.
+    pub query: Arc<Query>,
+    /// Its stream.
+    pub stream: Arc<StreamPlan>,
+    /// Its actions, in order.
+    pub actions: Vec<ActionPlan>,
+}
+
+/// An action.
+#[derive(Debug)]
+pub struct ActionPlan {
+    /// `<sink type>_<place>`.
+    pub name: String,
+    /// The common output steps.
+    pub output: Arc<OutputPlan>,
+    /// Bounds of the disk queue.
+    pub spill: SpillOptions,
+    /// The static topic, for the name of an anonymous connection.
+    pub topic: String,
+    /// The sink.
+    pub guest: GuestPlan,
+}
+
+/// A connector with its configuration and the connections it asks for.
+#[derive(Debug)]
+pub struct GuestPlan {
+    /// The compiled connector.
+    pub connector: Arc<Connector>,
+    /// Its configuration as JSON, checked against its schema.
+    pub config: String,
+    /// Slot by slot.
+    pub slots: Vec<SlotPlan>,
+}
+
+/// Which connection fills a slot.
+#[derive(Debug)]
+pub struct SlotPlan {
+    /// The slot's name.
+    pub slot: String,
+    /// The connection.
+    pub reach: Reach,
+}
+
+/// How a connection comes to be.
+#[derive(Debug)]
+pub enum Reach {
+    /// By its id in the pool.
+    Named(String),
+    /// From the properties of the stream or action itself, gone with the rule.
+    Anonymous {
+        /// Its type.
+        typ: String,
+        /// Its properties. May hold secrets.
+        props: Properties,
+    },
+}
+
+/// The mark in a connector's schema of a property that the host renders per message.
+const RENDER: &str = "x-windlass-render";
+
+/// Source or sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Source,
+    Sink,
+}
+
+impl Role {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Sink => "sink",
+        }
+    }
+}
+
+/// Makes the plan of a manifest. Compiles connectors that are not cached yet.
+///
+/// `pool` builds connections to look at them; it opens none.
+pub async fn plan(
+    manifest: &Manifest,
+    runtime: &Runtime,
+    pool: &Pool,
+    progress: &dyn Progress,
+) -> (Plan, Vec<ManifestError>, Vec<ManifestError>) {
+    let mut planner = Planner {
+        manifest,
+        runtime,
+        pool,
+        progress,
+        offers: HashMap::new(),
+        connectors: HashMap::new(),
+        errors: Vec::new(),
+        warnings: Vec::new(),
+    };
+    planner.connections();
+    let mut plan = Plan::default();
+    planner.streams(&mut plan).await;
+    planner.rules(&mut plan).await;
+    (plan, planner.errors, planner.warnings)
+}
+
+struct Planner<'a> {
+    manifest: &'a Manifest,
+    runtime: &'a Runtime,
+    pool: &'a Pool,
+    progress: &'a dyn Progress,
+    /// The interfaces of each named connection that could be built.
+    offers: HashMap<String, Vec<Interface>>,
+    /// By name; None: it could not be loaded, and that was said.
+    connectors: HashMap<String, Option<Arc<Connector>>>,
+    errors: Vec<ManifestError>,
+    warnings: Vec<ManifestError>,
+}
+
+impl Planner<'_> {
+    fn error(&mut self, pointer: &str, message: impl Into<String>) {
+        self.errors.push(self.manifest.error(pointer, message));
+    }
+
+    fn warn(&mut self, pointer: &str, message: impl Into<String>) {
+        self.warnings.push(self.manifest.error(pointer, message));
+    }
+
+    fn connections(&mut self) {
+        for def in &self.manifest.connections {
+            match self.pool.look_at(TENANT, &def.id, &def.typ, &def.props) {
+                Ok(look) => {
+                    for warning in look.warnings {
+                        self.warn(&format!("{}/props{}", def.pointer, warning.at), warning.message);
+                    }
+                    self.offers.insert(def.id.clone(), look.interfaces);
+                }
+                Err(errors) => {
+                    for error in errors {
+                        let below = if error.at == "/typ" { String::new() } else { "/props".to_owned() };
+                        self.error(&format!("{}{below}{}", def.pointer, error.at), error.message);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn streams(&mut self, plan: &mut Plan) {
+        for def in &self.manifest.streams {
+            let statement = match StreamStatement::parse(&def.sql) {
+                Ok(statement) => statement,
+                Err(error) => {
+                    self.errors.push(self.manifest.error_within(&def.pointer, error.line, error.column, error.message));
+                    continue;
+                }
+            };
+            for warning in &statement.warnings {
+                let warning = self.manifest.error_within(&def.pointer, warning.line, warning.column, &warning.message);
+                self.warnings.push(warning);
+            }
+            if plan.streams.contains_key(&statement.name) {
+                self.error(&def.pointer, format!("a stream named \"{}\" is there already", statement.name));
+                continue;
+            }
+            if let Some(stream) = self.stream(&statement, &def.pointer).await {
+                plan.streams.insert(statement.name.clone(), Arc::new(stream));
+            }
+        }
+    }
+
+    async fn stream(&mut self, statement: &StreamStatement, pointer: &str) -> Option<StreamPlan> {
+        let mut props = Map::new();
+        let mut places: HashMap<String, String> = HashMap::new();
+        if let Some(key) = &statement.conf_key {
+            if let Some(def) = self.manifest.conf_keys.get(&statement.typ, key) {
+                for (name, value) in &def.props {
+                    places.insert(name.clone(), pointer_to(&def.pointer, name));
+                    props.insert(name.clone(), value.clone());
+                }
+            } else {
+                let known: Vec<&str> = self
+                    .manifest
+                    .conf_keys
+                    .iter()
+                    .filter(|def| def.typ.eq_ignore_ascii_case(&statement.typ))
+                    .map(|def| def.key.as_str())
+                    .collect();
+                let message = format!(
+                    "there is no conf key \"{key}\" for type \"{}\"{}",
+                    statement.typ,
+                    among(key, &known)
+                );
+                self.error(pointer, message);
+                return None;
+            }
+        }
+        for (name, value) in &statement.extra {
+            places.insert(name.clone(), pointer.to_owned());
+            props.insert(name.clone(), value.clone());
+        }
+        let connector = self.connector(&statement.typ, pointer, Role::Source).await?;
+        if !statement.datasource.is_empty() {
+            places.insert("datasource".to_owned(), pointer.to_owned());
+            props.insert("datasource".to_owned(), Value::from(statement.datasource.clone()));
+        }
+        let place = |name: &str| places.get(name).cloned().unwrap_or_else(|| pointer.to_owned());
+        let guest = self.guest(connector, &statement.typ, Role::Source, props, pointer, &place)?;
+        Some(StreamPlan {
+            name: statement.name.clone(),
+            shared: statement.shared,
+            format: statement.row_format(),
+            datasource: statement.datasource.clone(),
+            guest,
+        })
+    }
+
+    async fn rules(&mut self, plan: &mut Plan) {
+        for def in &self.manifest.rules {
+            let sql = format!("{}/sql", def.pointer);
+            let query = match Query::parse(&def.sql) {
+                Ok(query) => Some(query.with_nil_fields(def.options.send_nil_field)),
+                Err(error) => {
+                    self.errors.push(self.manifest.error_within(&sql, error.line, error.column, error.message));
+                    None
+                }
+            };
+            let mut actions = Vec::new();
+            for (place, action) in def.actions.iter().enumerate() {
+                if let Some(action) = self.action(action, place, def).await {
+                    actions.push(action);
+                }
+            }
+            let Some(query) = query else { continue };
+            let Some(stream) = plan.streams.get(query.stream()).cloned() else {
+                // A stream that is there but broken was complained about already.
+                if self.manifest.streams.iter().all(|def| !mentions(&def.sql, query.stream())) {
+                    let known: Vec<&str> = plan.streams.keys().map(String::as_str).collect();
+                    let message =
+                        format!("there is no stream \"{}\"{}", query.stream(), among(query.stream(), &known));
+                    self.error(&sql, message);
+                }
+                continue;
+            };
+            if actions.len() == def.actions.len() {
+                plan.rules.push(RulePlan { def: def.clone(), query: Arc::new(query), stream, actions });
+            }
+        }
+    }
+
+    async fn action(&mut self, def: &ActionDef, place: usize, rule: &RuleDef) -> Option<ActionPlan> {
+        let name = format!("{}_{place}", def.typ);
+        let mut props = def.props.clone();
+        let connector = self.connector(&def.typ, &def.pointer, Role::Sink).await;
+        let at = |name: &str| pointer_to(&def.pointer, name);
+        let spill = match SpillOptions::take_from(&mut props) {
+            Ok(options) => Some(options),
+            Err(errors) => {
+                for error in errors {
+                    self.error(&format!("{}{}", def.pointer, error.at), error.message);
+                }
+                None
+            }
+        };
+        let own = connector.as_ref().map(|c| schema_properties(&schema(c, Role::Sink))).unwrap_or_default();
+        let kept: Vec<&str> = own.iter().map(String::as_str).collect();
+        let output = match OutputPlan::from_properties(&props, &kept) {
+            Ok(planned) => {
+                for warning in planned.warnings {
+                    self.warn(&format!("{}{}", def.pointer, warning.at), warning.message);
+                }
+                for name in &planned.consumed {
+                    props.remove(name);
+                }
+                Some(planned.plan)
+            }
+            Err(errors) => {
+                for error in errors {
+                    self.error(&format!("{}{}", def.pointer, error.at), error.message);
+                }
+                None
+            }
+        };
+        let connector = connector?;
+        let subject = self.rendered(&connector, &props, &def.pointer)?;
+        let topic = props.get("topic").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let guest = self.guest(connector, &def.typ, Role::Sink, props, &def.pointer, &at)?;
+        let mut spill = spill?;
+        for warning in &spill.warnings {
+            self.warn(&format!("{}{}", def.pointer, warning.at), warning.message.clone());
+        }
+        spill.adopt(&rule.options);
+        let output = Arc::new(output?.with_dynamic(subject.into_iter().collect()));
+        Some(ActionPlan { name, output, spill, topic, guest })
+    }
+
+    /// The property whose text is rendered for each message, into its subject. None after a mistake.
+    fn rendered(
+        &mut self,
+        connector: &Connector,
+        props: &Map<String, Value>,
+        pointer: &str,
+    ) -> Option<Option<DynamicProperty>> {
+        let schema = schema(connector, Role::Sink);
+        let found = match dynamic_properties(props, &[]) {
+            Ok(found) => found,
+            Err(errors) => {
+                for error in errors {
+                    self.error(&format!("{pointer}{}", error.at), error.message);
+                }
+                return None;
+            }
+        };
+        let mut subject = None;
+        for (name, property) in found {
+            let render = schema.pointer(&pointer_to("/properties", &name)).and_then(|own| own.get(RENDER));
+            if render.and_then(Value::as_str) == Some("subject") {
+                subject = Some(property);
+            } else {
+                let at = pointer_to(pointer, &name);
+                self.error(&at, format!("\"{name}\" is not rendered per message; \"{{{{\" has no place in it"));
+                return None;
+            }
+        }
+        Some(subject)
+    }
+
+    /// Splits the properties between connection and connector and checks both.
+    fn guest(
+        &mut self,
+        connector: Arc<Connector>,
+        typ: &str,
+        role: Role,
+        mut props: Map<String, Value>,
+        pointer: &str,
+        at: &dyn Fn(&str) -> String,
+    ) -> Option<GuestPlan> {
+        let schema = schema(&connector, role);
+        let own = schema_properties(&schema);
+        let before = self.errors.len();
+        let slots = self.slots(&connector.descriptor.slots, typ, &mut props, &own, pointer, at);
+        self.validate(&schema, &own, typ, role, &props, pointer, at);
+        if self.errors.len() > before {
+            return None;
+        }
+        // What is rendered per message is the host's business: the guest sees the message's subject.
+        props.retain(|name, value| {
+            let rendered = schema
+                .pointer(&pointer_to("/properties", name))
+                .is_some_and(|property| property.get(RENDER).is_some());
+            !(rendered && value.as_str().is_some_and(DynamicProperty::is_dynamic))
+        });
+        Some(GuestPlan { connector, config: Value::Object(props).to_string(), slots })
+    }
+
+    fn slots(
+        &mut self,
+        slots: &[Slot],
+        typ: &str,
+        props: &mut Map<String, Value>,
+        own: &[String],
+        pointer: &str,
+        at: &dyn Fn(&str) -> String,
+    ) -> Vec<SlotPlan> {
+        let mut chosen: HashMap<String, String> = HashMap::new();
+        for selector in ["connectionSelector", "connentionSelector"] {
+            let Some(value) = props.remove(selector) else { continue };
+            if selector == "connentionSelector" {
+                self.warn(&at(selector), "\"connentionSelector\" is taken for \"connectionSelector\"");
+            }
+            match (value.as_str(), slots) {
+                (Some(id), [only]) => {
+                    chosen.insert(only.name.clone(), id.to_owned());
+                }
+                (Some(_), []) => {
+                    self.error(&at(selector), format!("\"{typ}\" uses no connection; leave \"{selector}\" out"));
+                }
+                (Some(id), many) => {
+                    let required: Vec<_> = many.iter().filter(|slot| !slot.optional).collect();
+                    if let [only] = required.as_slice() {
+                        chosen.insert(only.name.clone(), id.to_owned());
+                    } else {
+                        let names: Vec<_> = many.iter().map(|slot| format!("\"{}\"", slot.name)).collect();
+                        let message = format!(
+                            "\"{typ}\" has several slots ({}): name a connection for each in \"connections\"",
+                            names.join(", ")
+                        );
+                        self.error(&at(selector), message);
+                    }
+                }
+                (None, _) => self.error(&at(selector), format!("\"{selector}\" is the id of a connection, a string")),
+            }
+        }
+        match props.remove("connections") {
+            Some(Value::Object(map)) => {
+                for (slot, id) in map {
+                    let names: Vec<&str> = slots.iter().map(|slot| slot.name.as_str()).collect();
+                    if !names.contains(&slot.as_str()) {
+                        let message = format!("\"{typ}\" has no slot \"{slot}\"{}", among(&slot, &names));
+                        self.error(&at("connections"), message);
+                    } else if let Some(id) = id.as_str() {
+                        chosen.insert(slot, id.to_owned());
+                    } else {
+                        self.error(&at("connections"), format!("slot \"{slot}\": the id of a connection is a string"));
+                    }
+                }
+            }
+            Some(_) => self.error(&at("connections"), "\"connections\" is an object: slot to connection id"),
+            None => {}
+        }
+        let mut filled = Vec::new();
+        for slot in slots {
+            if let Some(id) = chosen.get(&slot.name) {
+                if self.named(id, slot, pointer) {
+                    self.ignore_connection_properties(id, props, own, at);
+                    filled.push(SlotPlan { slot: slot.name.clone(), reach: Reach::Named(id.clone()) });
+                }
+            } else if let Some(reach) = self.anonymous(slot, typ, props, own, pointer, at) {
+                filled.push(SlotPlan { slot: slot.name.clone(), reach });
+            }
+        }
+        filled
+    }
+
+    /// The connection is defined and offers what the slot wants.
+    fn named(&mut self, id: &str, slot: &Slot, pointer: &str) -> bool {
+        let Some(def) = self.manifest.connections.iter().find(|def| def.id == id) else {
+            let known: Vec<&str> = self.manifest.connections.iter().map(|def| def.id.as_str()).collect();
+            self.error(pointer, format!("there is no connection \"{id}\"{}", among(id, &known)));
+            return false;
+        };
+        // One that cannot be built was complained about where it stands.
+        let Some(offers) = self.offers.get(id) else { return false };
+        if offers.iter().all(|interface| *interface != slot.interface) {
+            let message = format!(
+                "slot \"{}\" wants \"{}\", and connection \"{id}\" is of type \"{}\", which does not offer it",
+                slot.name, slot.interface.as_str(), def.typ
+            );
+            self.error(pointer, message);
+            return false;
+        }
+        true
+    }
+
+    /// Properties of a connection beside a selector have no effect: the connection decides.
+    fn ignore_connection_properties(
+        &mut self,
+        id: &str,
+        props: &mut Map<String, Value>,
+        own: &[String],
+        at: &dyn Fn(&str) -> String,
+    ) {
+        let Some(def) = self.manifest.connections.iter().find(|def| def.id == id) else { return };
+        for name in self.connection_names(&def.typ, props, own) {
+            props.remove(&name);
+            self.warn(&at(&name), format!("\"{name}\" has no effect here: connection \"{id}\" decides"));
+        }
+    }
+
+    /// Which of these properties a connection of that type knows and the connector does not.
+    fn connection_names(&self, typ: &str, props: &Map<String, Value>, own: &[String]) -> Vec<String> {
+        let known = self.pool.property_names(typ);
+        let is_known = |name: &&String| known.iter().any(|known| known.eq_ignore_ascii_case(name));
+        props.keys().filter(|name| !own.contains(name)).filter(is_known).cloned().collect()
+    }
+
+    /// A connection of the stream's or action's own, from its properties.
+    fn anonymous(
+        &mut self,
+        slot: &Slot,
+        typ: &str,
+        props: &mut Map<String, Value>,
+        own: &[String],
+        pointer: &str,
+        at: &dyn Fn(&str) -> String,
+    ) -> Option<Reach> {
+        if !self.pool.has_type(typ) {
+            if !slot.optional {
+                let message = format!(
+                    "\"{typ}\" needs a connection for its slot \"{}\" ({}): name one in \"connectionSelector\"",
+                    slot.name, slot.interface.as_str()
+                );
+                self.error(pointer, message);
+            }
+            return None;
+        }
+        let mut given = Map::new();
+        for name in self.connection_names(typ, props, own) {
+            if let Some(value) = props.remove(&name) {
+                given.insert(name, value);
+            }
+        }
+        match self.pool.look_at(TENANT, "check", typ, &given) {
+            Ok(look) => {
+                for warning in look.warnings {
+                    self.warn(&at(warning.at.trim_start_matches('/')), warning.message);
+                }
+            }
+            Err(errors) => {
+                for error in errors {
+                    self.error(&at(error.at.trim_start_matches('/')), error.message);
+                }
+            }
+        }
+        Some(Reach::Anonymous { typ: typ.to_ascii_lowercase(), props: given })
+    }
+
+    /// The connector's own schema, on what is left. An unknown name gets the nearest valid one.
+    #[allow(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
+    fn validate(
+        &mut self,
+        schema: &Value,
+        own: &[String],
+        typ: &str,
+        role: Role,
+        props: &Map<String, Value>,
+        pointer: &str,
+        at: &dyn Fn(&str) -> String,
+    ) {
+        let closed = schema.get("additionalProperties") == Some(&Value::Bool(false));
+        let mut known = props.clone();
+        if closed {
+            let names: Vec<&str> = own.iter().map(String::as_str).collect();
+            for name in props.keys().filter(|name| !own.contains(name)) {
+                known.remove(name);
+                let message = format!("\"{name}\" is no property of the {} \"{typ}\"{}", role.word(), among(name, &names));
+                self.errors.push(self.manifest.error_at_key(&at(name), message));
+            }
+        }
+        let validator = match jsonschema::validator_for(schema) {
+            Ok(validator) => validator,
+            Err(error) => {
+                self.error(pointer, format!("the schema of connector \"{typ}\" is not valid: {error}"));
+                return;
+            }
+        };
+        let instance = Value::Object(known);
+        for error in validator.iter_errors(&instance) {
+            let path = error.instance_path().to_string();
+            let mut parts = path.trim_start_matches('/').splitn(2, '/');
+            let place = match parts.next().filter(|name| !name.is_empty()) {
+                None => pointer.to_owned(),
+                Some(name) => match parts.next() {
+                    None => at(name),
+                    Some(rest) => format!("{}/{rest}", at(name)),
+                },
+            };
+            self.error(&place, format!("{}: {error}", if path.is_empty() { typ } else { path.trim_start_matches('/') }));
+        }
+    }
+
+    /// A connector by its name: one of the manifest, else a bundled one.
+    async fn connector(&mut self, name: &str, pointer: &str, role: Role) -> Option<Arc<Connector>> {
+        if !self.connectors.contains_key(name) {
+            let loaded = self.load(name, pointer).await;
+            self.connectors.insert(name.to_owned(), loaded);
+        }
+        let connector = self.connectors.get(name).cloned().flatten()?;
+        let has = match role {
+            Role::Source => connector.has_source,
+            Role::Sink => connector.has_sink,
+        };
+        if !has {
+            let other = if role == Role::Source { "sink" } else { "source" };
+            self.error(pointer, format!("connector \"{name}\" has no {}, only a {other}", role.word()));
+            return None;
+        }
+        Some(connector)
+    }
+
+    async fn load(&mut self, name: &str, pointer: &str) -> Option<Arc<Connector>> {
+        let own: Option<&ConnectorDef> = self.manifest.connectors.iter().find(|def| def.name == name);
+        let (wasm, place) = if let Some(def) = own {
+            match tokio::fs::read(&def.path).await {
+                Ok(bytes) => (Bytes::from(bytes), def.pointer.clone()),
+                Err(error) => {
+                    let message = format!("connector \"{name}\": {} cannot be read: {error}", def.path.display());
+                    self.error(&def.pointer, message);
+                    return None;
+                }
+            }
+        } else if let Some(wasm) = crate::connectors::bundled(name) {
+            (Bytes::from_static(wasm), pointer.to_owned())
+        } else {
+            let mut known: Vec<&str> = crate::connectors::names();
+            known.extend(self.manifest.connectors.iter().map(|def| def.name.as_str()));
+            self.error(pointer, format!("there is no connector \"{name}\"{}", among(name, &known)));
+            return None;
+        };
+        match self.runtime.load(name, wasm, self.progress).await {
+            Ok(connector) => Some(connector),
+            Err(error) => {
+                self.error(&place, format!("connector \"{name}\": {}", crate::error::chain(&error)));
+                None
+            }
+        }
+    }
+}
+
+/// `; did you mean "x"?` or the list of what there is.
+fn among(found: &str, known: &[&str]) -> String {
+    if let Some(near) = nearest(found, known.iter().copied()) {
+        return format!("; did you mean \"{near}\"?");
+    }
+    if known.is_empty() {
+        return "; there is none".to_owned();
+    }
+    let mut names: Vec<_> = known.iter().map(|name| format!("\"{name}\"")).collect();
+    names.sort();
+    format!("; there is {}", names.join(", "))
+}
+
+/// A broken CREATE STREAM may still have been meant for this name.
+fn mentions(sql: &str, name: &str) -> bool {
+    sql.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '-').any(|word| word == name)
+}
+
+/// The schema of one role: a connector with two documents keeps them under `$defs`.
+fn schema(connector: &Connector, role: Role) -> Value {
+    let whole = &connector.descriptor.config_schema;
+    whole.pointer(&format!("/$defs/{}", role.word())).unwrap_or(whole).clone()
+}
+
+fn schema_properties(schema: &Value) -> Vec<String> {
+    schema
+        .get("properties")
+        .and_then(Value::as_object)
+        .map(|properties| properties.keys().cloned().collect())
+        .unwrap_or_default()
+}

@@ -1,0 +1,101 @@
+//! Dead letters that were marked for sending again go back to their action; when they are delivered
+//! they are removed. The mark may come from another process on the same data folder.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::action::Admission;
+use super::engine::{Engine, TENANT};
+use super::settle::{Ledger, Settle};
+use crate::error::chain;
+use crate::message::Batch;
+use crate::store::Store;
+
+/// How often the store is looked at.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Letters taken up at once per action.
+const AT_ONCE: u32 = 100;
+
+/// Looks for marked letters.
+#[derive(Debug)]
+pub struct Resender {
+    store: Store,
+    engine: Arc<Engine>,
+    delivered: Arc<Mutex<Vec<i64>>>,
+}
+
+/// One letter on its way; settled when its action has delivered it, put it on disk, or buried it anew.
+#[derive(Debug)]
+struct Letter {
+    id: i64,
+    delivered: Arc<Mutex<Vec<i64>>>,
+}
+
+impl Settle for Letter {
+    fn settle(self: Box<Self>) {
+        self.delivered.lock().push(self.id);
+    }
+    fn lossless(&self) -> bool {
+        // It is in the store until it is delivered: no reason to write it to the disk queue at once.
+        false
+    }
+}
+
+impl Resender {
+    /// For the rules of this engine.
+    #[must_use]
+    pub fn new(store: Store, engine: Arc<Engine>) -> Self {
+        Self { store, engine, delivered: Arc::default() }
+    }
+
+    /// Runs until told to stop.
+    pub async fn run(&self, over: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                () = over.cancelled() => return,
+            }
+            self.look().await;
+        }
+    }
+
+    async fn look(&self) {
+        let delivered = std::mem::take(&mut *self.delivered.lock());
+        if !delivered.is_empty()
+            && let Err(error) = self.store.resent(TENANT, &delivered).await
+        {
+            tracing::warn!(error = %chain(&error), "delivered dead letters are still there and will be sent once more");
+        }
+        let waiting = match self.store.waiting_resends().await {
+            Ok(waiting) => waiting,
+            Err(error) => {
+                tracing::debug!(error = %chain(&error), "the dead letters cannot be read");
+                return;
+            }
+        };
+        let rules = self.engine.rules();
+        for waiting in waiting.iter().filter(|waiting| waiting.tenant == TENANT) {
+            let rule = rules.iter().find(|rule| rule.id == waiting.rule);
+            let mut actions = rule.iter().flat_map(|rule| &rule.input.outputs).map(|output| &output.action);
+            // Its rule does not run: the letters wait for it.
+            let Some(action) = actions.find(|action| action.name == waiting.action) else { continue };
+            if !action.has_room() {
+                continue;
+            }
+            match self.store.take_resends(TENANT, &waiting.rule, &waiting.action, AT_ONCE).await {
+                Ok(letters) => {
+                    for kept in letters {
+                        let settle = Letter { id: kept.id, delivered: Arc::clone(&self.delivered) };
+                        let ticket = Ledger::new().open(Some(Box::new(settle)), None, 1);
+                        let batch = Batch::from(vec![kept.letter.message]);
+                        action.accept(batch, vec![ticket], Admission::Wait);
+                    }
+                }
+                Err(error) => tracing::debug!(error = %chain(&error), "dead letters cannot be taken"),
+            }
+        }
+    }
+}

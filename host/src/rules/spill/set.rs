@@ -1,0 +1,230 @@
+//! The disk queues of a host: one folder for each, made when first used.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use super::log::{Log, SEGMENT};
+use super::names::{folder_name, original};
+use super::options::SpillOptions;
+use super::queue::FileQueue;
+use super::record::Key;
+use super::storage::{Files, Storage};
+use super::{Spill, SpillError};
+
+/// How many queues may wait for the disk at once; more would only take threads from others.
+const AT_ONCE: usize = 4;
+
+/// Which action's queue it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueName {
+    /// The tenant.
+    pub tenant: String,
+    /// The rule's id.
+    pub rule: String,
+    /// The action's name.
+    pub action: String,
+}
+
+impl fmt::Display for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.tenant, self.rule, self.action)
+    }
+}
+
+impl QueueName {
+    fn new(tenant: &str, rule: &str, action: &str) -> Self {
+        Self {
+            tenant: tenant.to_owned(),
+            rule: rule.to_owned(),
+            action: action.to_owned(),
+        }
+    }
+}
+
+/// All disk queues below one folder.
+#[derive(Debug)]
+pub struct SpillSet {
+    storage: Arc<dyn Storage>,
+    folder: PathBuf,
+    max_bytes: Option<u64>,
+    permits: Arc<Semaphore>,
+    queues: Mutex<BTreeMap<QueueName, Arc<FileQueue>>>,
+    /// Queues of earlier runs with something in them, by their folders' names.
+    left: Mutex<BTreeSet<[String; 3]>>,
+}
+
+impl SpillSet {
+    /// Looks which queues earlier runs have left below `folder`, and opens none of them. Nothing on
+    /// disk makes this fail; a folder that cannot be read is logged, and appends will say so.
+    /// `max_bytes` is the bound of each queue whose rule has none; None: 1 GiB.
+    pub async fn open(folder: impl Into<PathBuf>, max_bytes: Option<u64>) -> Arc<Self> {
+        Self::over(Arc::new(Files), folder.into(), max_bytes).await
+    }
+
+    /// [`SpillSet::open`] over another kind of storage.
+    pub async fn over(
+        storage: Arc<dyn Storage>,
+        folder: PathBuf,
+        max_bytes: Option<u64>,
+    ) -> Arc<Self> {
+        let (looking, below) = (Arc::clone(&storage), folder.clone());
+        let left = tokio::task::spawn_blocking(move || left_by_earlier_runs(&*looking, &below));
+        Arc::new(Self {
+            storage,
+            folder,
+            max_bytes,
+            permits: Arc::new(Semaphore::new(AT_ONCE)),
+            queues: Mutex::default(),
+            left: Mutex::new(left.await.unwrap_or_default()),
+        })
+    }
+
+    /// The queue of an action: the same one as long as this lives, with these options from now on.
+    #[must_use]
+    pub fn queue(
+        &self,
+        tenant: &str,
+        rule: &str,
+        action: &str,
+        options: SpillOptions,
+    ) -> Arc<dyn Spill> {
+        let options = &options;
+        let name = QueueName::new(tenant, rule, action);
+        let mut queues = self.queues.lock();
+        if let Some(queue) = queues.get(&name) {
+            queue.set_options(options, self.max_bytes);
+            return Arc::clone(queue) as Arc<dyn Spill>;
+        }
+        let folders = folders(&name);
+        let files = self.left.lock().remove(&folders);
+        let key = Key::new(tenant, rule, action);
+        let queue = Arc::new(self.make(&folders, key, files, options));
+        queues.insert(name, Arc::clone(&queue));
+        queue
+    }
+
+    /// Queues of earlier runs that nobody has asked for: their rules are gone, or not started.
+    #[must_use]
+    pub fn left(&self) -> Vec<QueueName> {
+        let left = self.left.lock();
+        left.iter()
+            .map(|[tenant, rule, action]| {
+                QueueName::new(&original(tenant), &original(rule), &original(action))
+            })
+            .collect()
+    }
+
+    /// Deletes the queues of a rule, also those of its actions that are gone: how many messages were
+    /// in them.
+    ///
+    /// # Errors
+    /// [`SpillError::Io`]: something is still there.
+    pub async fn remove(&self, tenant: &str, rule: &str) -> Result<u64, SpillError> {
+        let mut queues = Vec::new();
+        self.queues.lock().retain(|name, queue| {
+            let goes = name.tenant == tenant && name.rule == rule;
+            if goes {
+                queues.push(Arc::clone(queue));
+            }
+            !goes
+        });
+        let ours = (folder_name(tenant), folder_name(rule));
+        self.left.lock().retain(|folders| {
+            let [of_tenant, of_rule, action] = folders;
+            let goes = (of_tenant, of_rule) == (&ours.0, &ours.1);
+            if goes {
+                let key = Key::new(tenant, rule, &original(action));
+                queues.push(Arc::new(self.make(
+                    folders,
+                    key,
+                    true,
+                    &SpillOptions::default(),
+                )));
+            }
+            !goes
+        });
+        let mut removed = 0;
+        for queue in queues {
+            removed += queue.delete().await?;
+        }
+        Ok(removed)
+    }
+
+    fn make(
+        &self,
+        folders: &[String; 3],
+        key: Key,
+        files: bool,
+        options: &SpillOptions,
+    ) -> FileQueue {
+        let folder = folders
+            .iter()
+            .fold(self.folder.clone(), |path, part| path.join(part));
+        let log = Log::new(Arc::clone(&self.storage), folder, key);
+        FileQueue::new(
+            log,
+            files,
+            Arc::clone(&self.permits),
+            options,
+            self.max_bytes,
+        )
+    }
+
+    /// Writes all cursors; to be called when the rules have stopped.
+    pub async fn close(&self) {
+        let queues: Vec<_> = self
+            .queues
+            .lock()
+            .iter()
+            .map(|(name, queue)| (name.clone(), Arc::clone(queue)))
+            .collect();
+        for (name, queue) in queues {
+            if let Err(error) = queue.persist().await {
+                tracing::warn!(queue = %name, %error, "the cursor of a disk queue was not written; some messages will come again");
+            }
+        }
+    }
+}
+
+fn folders(name: &QueueName) -> [String; 3] {
+    [&name.tenant, &name.rule, &name.action].map(|part| folder_name(part))
+}
+
+/// The folders `<tenant>/<rule>/<action>` that hold segments.
+fn left_by_earlier_runs(storage: &dyn Storage, folder: &Path) -> BTreeSet<[String; 3]> {
+    let list = |path: &Path| {
+        storage.list(path).unwrap_or_else(|error: io::Error| {
+            tracing::warn!(folder = %path.display(), %error, "a folder of disk queues cannot be read");
+            Vec::new()
+        })
+    };
+    let mut left = BTreeSet::new();
+    let inside = |path: &Path| {
+        list(path)
+            .into_iter()
+            .filter(|entry| entry.folder)
+            .map(|entry| entry.name)
+    };
+    for tenant in inside(folder) {
+        let below = folder.join(&tenant);
+        for rule in inside(&below) {
+            let below = below.join(&rule);
+            for action in inside(&below) {
+                let files = list(&below.join(&action));
+                if files
+                    .iter()
+                    .any(|entry| !entry.folder && entry.name.ends_with(SEGMENT))
+                {
+                    left.insert([tenant.clone(), rule.clone(), action]);
+                }
+            }
+        }
+    }
+    left
+}

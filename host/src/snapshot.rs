@@ -1,0 +1,235 @@
+//! What the host shows of itself at one moment: plain rows, for the command line, for metrics, for
+//! REST. Holds no secret; knows nothing of who made it or who shows it.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::config::ManifestError;
+
+/// Everything at one moment.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// When, milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// All connections, named ones first, each group by id.
+    pub connections: Vec<ConnectionRow>,
+    /// All rules, in the order of the manifest.
+    pub rules: Vec<RuleRow>,
+    /// The newest results of queries, oldest first.
+    pub rows: Vec<Row>,
+}
+
+impl Snapshot {
+    /// The present states as if each had just been entered, for somebody who begins to listen.
+    #[must_use]
+    pub fn states(&self) -> Vec<Change> {
+        let connections = self.connections.iter().map(|row| Change::Connection {
+            id: row.id.clone(),
+            status: row.status.clone(),
+            err: row.err.clone(),
+        });
+        let rules = self.rules.iter().map(|row| Change::Rule {
+            id: row.id.clone(),
+            status: row.status.clone(),
+            message: row.message.clone(),
+        });
+        connections.chain(rules).collect()
+    }
+}
+
+/// One connection.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionRow {
+    /// Its id in its tenant.
+    pub id: String,
+    /// Its type.
+    pub typ: String,
+    /// Made by the user, not by a rule.
+    pub is_named: bool,
+    /// `connected`, `connecting` or `disconnected`.
+    pub status: String,
+    /// The same as a number: 1, 0, -1.
+    pub metric: i8,
+    /// Why it is not up; empty while it is.
+    pub err: String,
+    /// In this status since, milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// Attempts to dial since it was last up.
+    pub attempts: u64,
+    /// When it is dialled next, milliseconds since the Unix epoch; None: not waiting.
+    pub next_attempt_ms: Option<u64>,
+    /// Messages received.
+    pub messages_in: u64,
+    /// Messages that the other side has taken.
+    pub messages_out: u64,
+    /// Payload bytes received.
+    pub bytes_in: u64,
+    /// Payload bytes sent.
+    pub bytes_out: u64,
+    /// Received messages for which no taker was there.
+    pub untaken: u64,
+    /// Received messages dropped that promised nothing.
+    pub dropped: u64,
+    /// Received messages refused.
+    pub refused: u64,
+    /// Ids of the rules that use it.
+    pub users: Vec<String>,
+    /// What should be looked at though it works.
+    pub warnings: Vec<String>,
+}
+
+/// One rule.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleRow {
+    /// Its id in its tenant.
+    pub id: String,
+    /// `running`, `stopped`, `starting`, `stopping`, `stopped by error`.
+    pub status: String,
+    /// Why, where it is stopped or held up.
+    pub message: String,
+    /// Messages read.
+    pub records_in: u64,
+    /// Messages that its actions have delivered.
+    pub records_out: u64,
+    /// Messages that the query let pass, for the first action to see.
+    pub selected: u64,
+    /// Messages in the memory queues of its actions.
+    pub queued: u64,
+    /// Messages in the disk queues of its actions.
+    pub disk_messages: u64,
+    /// Bytes in the disk queues of its actions.
+    pub disk_bytes: u64,
+    /// Dead letters that it has made since the host started.
+    pub dead_letters: u64,
+    /// What should be looked at though it works.
+    pub warnings: Vec<String>,
+    /// eKuiper's flat names, `source_demo_0_records_in_total` and so on.
+    pub metrics: Map<String, Value>,
+}
+
+/// One result of a query.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Row {
+    /// When, milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// The rule's id.
+    pub rule: String,
+    /// The payload as text, cut short.
+    pub text: String,
+}
+
+/// A change of state, as it happens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "camelCase")]
+pub enum Change {
+    /// A connection's status, or the reason for it.
+    Connection {
+        /// Its id.
+        id: String,
+        /// `connected`, `connecting` or `disconnected`.
+        status: String,
+        /// Why it is not up; empty while it is.
+        err: String,
+    },
+    /// A rule's status, or the reason for it.
+    Rule {
+        /// Its id.
+        id: String,
+        /// As in [`RuleRow::status`].
+        status: String,
+        /// Why.
+        message: String,
+    },
+}
+
+/// What a check of a manifest found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Checked {
+    /// What keeps it from starting.
+    pub errors: Vec<ManifestError>,
+    /// What should be looked at.
+    pub warnings: Vec<ManifestError>,
+    /// The connections that were tried, if that was asked for.
+    pub dialled: Vec<Dialled>,
+}
+
+/// One connection that was tried.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Dialled {
+    /// Its id.
+    pub id: String,
+    /// Its type.
+    pub typ: String,
+    /// Why it cannot be reached; None: it can.
+    pub err: Option<String>,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+}
+
+/// What a connector's file says of itself.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Inspection {
+    /// The name it gives itself.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// One sentence.
+    pub description: String,
+    /// Size of the component in bytes.
+    pub bytes: u64,
+    /// `source`, `sink` or both.
+    pub roles: Vec<String>,
+    /// The connections it needs.
+    pub slots: Vec<SlotRow>,
+    /// Interfaces it imports, with their versions.
+    pub imports: Vec<String>,
+    /// The JSON Schema of its configuration, as text.
+    pub config_schema: String,
+}
+
+/// A connection that a connector needs.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SlotRow {
+    /// Its name.
+    pub name: String,
+    /// `messaging`, `http` or `sql`.
+    pub interface: String,
+    /// The connector can work without it.
+    pub optional: bool,
+    /// What it is for.
+    pub description: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_one_json_object_each_with_the_words_of_the_manual() {
+        let change = Change::Connection {
+            id: "plant".into(),
+            status: "connected".into(),
+            err: String::new(),
+        };
+        assert_eq!(
+            serde_json::to_string(&change).unwrap(),
+            r#"{"event":"connection","id":"plant","status":"connected","err":""}"#
+        );
+        let change = Change::Rule {
+            id: "hot".into(),
+            status: "running".into(),
+            message: String::new(),
+        };
+        assert_eq!(
+            serde_json::to_string(&change).unwrap(),
+            r#"{"event":"rule","id":"hot","status":"running","message":""}"#
+        );
+    }
+}

@@ -1,0 +1,142 @@
+//! One dead sink holds nobody up: a second rule on the same connection keeps its rate and its time
+//! on the way, and the dead one's messages arrive later, all of them, in order.
+
+use std::time::Duration;
+
+use windlass_tests::load::{Publish, Subscribe, Subscriber};
+use windlass_tests::machine::{alone, short_or_long};
+use windlass_tests::manifest::{Manifest, publish_to};
+use windlass_tests::mosquitto::{Broker, Mosquitto};
+use windlass_tests::oracle::{Flow, median};
+use windlass_tests::proxy::Proxy;
+use windlass_tests::windlass::Windlass;
+
+use crate::settings::{expect_all, wait_ready};
+
+/// What arrives during so many seconds.
+fn watch(far: &Subscriber, seconds: u64) -> Flow {
+    let mark = far.ledger().mark();
+    std::thread::sleep(Duration::from_secs(seconds));
+    far.ledger().since(mark)
+}
+
+#[test]
+fn a_dead_sink_does_not_slow_its_neighbour_and_all_its_messages_arrive_in_order_afterwards() {
+    let _machine = alone();
+    let (rounds, healthy, dead) = short_or_long((3, 4, 5), (5, 20, 60));
+    let near = Mosquitto::start();
+    // It keeps the far end's session over its own absence.
+    let mut remote = Mosquitto::with(Broker {
+        persistence: true,
+        ..Broker::default()
+    });
+    let live = Subscriber::start(Subscribe::new(near.port(), "live", "out", 1));
+    let late = Subscriber::start(Subscribe {
+        clean: false,
+        ..Subscribe::new(remote.port(), "late", "out", 1)
+    });
+    let manifest = Manifest::new()
+        .mqtt("plant", &near.url())
+        .mqtt("cloud", &remote.url())
+        .mqtt_stream("demo", "plant", "in/#", 1, false)
+        .mqtt_stream("other", "plant", "in/+", 1, false)
+        .rule("local", "SELECT * FROM demo", publish_to("plant", "out", 1))
+        .rule(
+            "remote",
+            "SELECT * FROM other",
+            publish_to("cloud", "out", 1),
+        );
+    let windlass = Windlass::start(&manifest);
+    wait_ready(&windlass, &["plant", "cloud"], &["local", "remote"]);
+    let publisher = Publish::new(near.port(), "in/1", 1).rate(1000).start();
+    std::thread::sleep(Duration::from_secs(1));
+
+    let (mut rates, mut tails) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let own = watch(&live, healthy);
+        remote.stop();
+        let beside = watch(&live, dead);
+        remote.restart();
+        windlass.wait_connection("cloud", "connected", Duration::from_secs(15));
+        println!(
+            "round {round}: rate {:.0} and {:.0}/s, p99 {:.2} and {:.2} ms",
+            own.rate(),
+            beside.rate(),
+            own.percentile_ms(0.99),
+            beside.percentile_ms(0.99)
+        );
+        rates.push(beside.rate() / own.rate());
+        tails.push(beside.percentile_ms(0.99) / own.percentile_ms(0.99));
+        // What has waited is sent now; the next round begins when it is through.
+        windlass_tests::machine::wait_until(
+            Duration::from_secs(30),
+            "what has waited has arrived",
+            || late.arrived() + 200 >= live.arrived(),
+        );
+    }
+    let sent = publisher.stop();
+    let all: Vec<u64> = (0..sent.sent).collect();
+    expect_all(&live, &all, Duration::from_secs(10));
+    expect_all(&late, &all, Duration::from_secs(30));
+    println!(
+        "live: {}; late: {}",
+        live.ledger().summary(),
+        late.ledger().summary()
+    );
+    assert_eq!(
+        late.ledger().out_of_order(),
+        0,
+        "{}",
+        late.ledger().summary()
+    );
+    let (rate, tail) = (median(rates), median(tails));
+    assert!(
+        (0.9..1.1).contains(&rate),
+        "the neighbour's rate is {rate:.2} of its own"
+    );
+    assert!(tail < 2.0, "the neighbour's p99 is {tail:.2} of its own");
+}
+
+/// The sink's broker is there and answers nothing: no error tells anybody.
+#[test]
+fn a_sink_whose_broker_falls_silent_does_not_slow_its_neighbour() {
+    let _machine = alone();
+    let near = Mosquitto::start();
+    let remote = Mosquitto::start();
+    let proxy = Proxy::start(remote.port());
+    let live = Subscriber::start(Subscribe::new(near.port(), "live", "out", 1));
+    let late = Subscriber::start(Subscribe::new(remote.port(), "late", "out", 1));
+    let manifest = Manifest::new()
+        .mqtt("plant", &near.url())
+        .mqtt("cloud", &proxy.url())
+        .mqtt_stream("demo", "plant", "in/#", 1, true)
+        .rule("local", "SELECT * FROM demo", publish_to("plant", "out", 1))
+        .rule(
+            "remote",
+            "SELECT * FROM demo",
+            publish_to("cloud", "out", 1),
+        );
+    let windlass = Windlass::start(&manifest);
+    wait_ready(&windlass, &["plant", "cloud"], &["local", "remote"]);
+    let publisher = Publish::new(near.port(), "in/1", 1).rate(1000).start();
+    std::thread::sleep(Duration::from_secs(1));
+    let own = watch(&live, 3);
+    proxy.black_hole(true);
+    let beside = watch(&live, short_or_long(8, 60));
+    proxy.black_hole(false);
+    let sent = publisher.stop();
+    let all: Vec<u64> = (0..sent.sent).collect();
+    expect_all(&live, &all, Duration::from_secs(10));
+    expect_all(&late, &all, Duration::from_secs(60));
+    let rate = beside.rate() / own.rate();
+    assert!(
+        (0.9..1.1).contains(&rate),
+        "the neighbour's rate is {rate:.2} of its own"
+    );
+    assert_eq!(
+        late.ledger().out_of_order(),
+        0,
+        "{}",
+        late.ledger().summary()
+    );
+}

@@ -1,0 +1,188 @@
+//! A guest that loops, traps or allocates without end is stopped within its limits, and its
+//! neighbour does not notice.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use windlass_tests::load::{Publish, Subscribe, Subscriber};
+use windlass_tests::machine::{alone, shared, short_or_long, wait_until};
+use windlass_tests::manifest::{Manifest, publish_to};
+use windlass_tests::mosquitto::Mosquitto;
+use windlass_tests::oracle::{Judge, median};
+use windlass_tests::windlass::Windlass;
+
+use crate::settings::{START, expect_all, wait_ready};
+
+/// The component of `guests/rust/misbehaving`, built once.
+fn misbehaving() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests/rust/misbehaving");
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("misbehaving");
+        let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .args([
+                "build",
+                "--release",
+                "--target",
+                "wasm32-wasip2",
+                "--manifest-path",
+            ])
+            .arg(guest.join("Cargo.toml"))
+            .arg("--target-dir")
+            .arg(&target)
+            .output()
+            .expect("cargo can be started");
+        assert!(
+            built.status.success(),
+            "{}",
+            String::from_utf8_lossy(&built.stderr)
+        );
+        target.join("wasm32-wasip2/release/misbehaving.wasm")
+    })
+}
+
+fn misbehave(place: &str, deed: &str) -> Value {
+    json!([{ "misbehaving": { "in": place, "do": deed, "sendSingle": true } }])
+}
+
+/// A good rule at 1000/s beside one whose sink does this with each message.
+fn beside(deed: &str) {
+    let _machine = alone();
+    let (rounds, seconds) = short_or_long((3, 3), (5, 10));
+    let broker = Mosquitto::start();
+    let far = Subscriber::start(Subscribe::new(broker.port(), "far", "out", 1));
+    let manifest = Manifest::new()
+        .connector("misbehaving", misbehaving())
+        .mqtt("plant", &broker.url())
+        .mqtt_stream("demo", "plant", "in/#", 1, false)
+        .mqtt_stream("bad", "plant", "bad/#", 1, false)
+        .rule("good", "SELECT * FROM demo", publish_to("plant", "out", 1))
+        .rule("bad", "SELECT * FROM bad", misbehave("write", deed));
+    let windlass = Windlass::start(&manifest);
+    wait_ready(&windlass, &["plant"], &["good"]);
+    let publisher = Publish::new(broker.port(), "in/1", 1).rate(1000).start();
+    std::thread::sleep(Duration::from_secs(1));
+    let watch = || {
+        let mark = far.ledger().mark();
+        std::thread::sleep(Duration::from_secs(seconds));
+        far.ledger().since(mark)
+    };
+    let resident = windlass.usage().resident;
+    let mut rates = Vec::new();
+    for round in 0..rounds {
+        let own = watch();
+        let offender = Publish {
+            first: round * 1000,
+            ..Publish::new(broker.port(), "bad/1", 1)
+        }
+        .rate(2)
+        .start();
+        let together = watch();
+        let offences = offender.stop().sent;
+        println!(
+            "{deed}, round {round}: {offences} offences; rate {:.0} and {:.0}/s, p99 {:.2} and {:.2} ms",
+            own.rate(),
+            together.rate(),
+            own.percentile_ms(0.99),
+            together.percentile_ms(0.99)
+        );
+        rates.push(together.rate() / own.rate());
+    }
+    let sent = publisher.stop();
+    let all: Vec<u64> = (0..sent.sent).collect();
+    expect_all(&far, &all, Duration::from_secs(10));
+    let grown = windlass.usage().resident.saturating_sub(resident);
+    assert!(
+        grown < 96 << 20,
+        "resident memory grew by {} MiB",
+        grown >> 20
+    );
+    windlass.fresh_metrics();
+    let traps = windlass
+        .counter("bad", "sink_misbehaving_0_0_traps_total")
+        .unwrap_or(0);
+    assert!(
+        traps > 0,
+        "the offender was never stopped: {}",
+        windlass.log()
+    );
+    let rate = median(rates);
+    assert!(
+        (0.9..1.1).contains(&rate),
+        "the neighbour's rate is {rate:.2} of its own"
+    );
+}
+
+#[test]
+fn a_guest_that_loops_does_not_slow_its_neighbour() {
+    beside("spin");
+}
+
+#[test]
+fn a_guest_that_traps_does_not_slow_its_neighbour() {
+    beside("unreachable");
+}
+
+#[test]
+fn a_guest_that_allocates_without_end_does_not_slow_its_neighbour() {
+    beside("allocate");
+}
+
+#[test]
+fn the_third_trap_on_a_message_makes_it_a_dead_letter_and_others_go_on() {
+    let _machine = shared();
+    let broker = Mosquitto::start();
+    let far = Subscriber::start(Subscribe::new(broker.port(), "far", "out", 1));
+    let manifest = Manifest::new()
+        .connector("misbehaving", misbehaving())
+        .mqtt("plant", &broker.url())
+        .mqtt_stream("demo", "plant", "in/#", 1, true)
+        .rule("good", "SELECT * FROM demo", publish_to("plant", "out", 1))
+        .rule("bad", "SELECT * FROM demo", misbehave("write", "panic"));
+    let windlass = Windlass::start(&manifest);
+    wait_ready(&windlass, &["plant"], &["good", "bad"]);
+    let sent = Publish::new(broker.port(), "in/1", 1)
+        .count(1)
+        .start()
+        .join();
+    assert_eq!(sent.acknowledged, [0]);
+    far.wait_for(1, Duration::from_secs(5));
+    wait_until(
+        Duration::from_secs(30),
+        "the message is a dead letter",
+        || windlass.counter("bad", "deadLetters") == Some(1),
+    );
+    let log = windlass.log();
+    assert!(
+        log.contains("on purpose, with words"),
+        "the guest's own words are in the log:\n{log}"
+    );
+}
+
+#[test]
+fn a_guest_whose_open_never_returns_holds_nobody_else_up() {
+    let _machine = shared();
+    let broker = Mosquitto::start();
+    let far = Subscriber::start(Subscribe {
+        judge: Judge::Exact,
+        ..Subscribe::new(broker.port(), "far", "out", 1)
+    });
+    let manifest = Manifest::new()
+        .connector("misbehaving", misbehaving())
+        .mqtt("plant", &broker.url())
+        .mqtt_stream("demo", "plant", "in/#", 1, false)
+        .rule("good", "SELECT * FROM demo", publish_to("plant", "out", 1))
+        .rule("bad", "SELECT * FROM demo", misbehave("open", "spin"));
+    let windlass = Windlass::start(&manifest);
+    windlass.wait_rule("good", "running", START);
+    windlass.wait_connection("plant", "connected", START);
+    let sent = Publish::new(broker.port(), "in/1", 1)
+        .count(10)
+        .start()
+        .join();
+    assert_eq!(sent.acknowledged.len(), 10);
+    far.wait_for(10, Duration::from_secs(10));
+}

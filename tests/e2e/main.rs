@@ -1,0 +1,16 @@
+//! End to end: a real host, real guests, real brokers. One file per promise; the tools are in
+//! `tests/src`. Those that measure take the machine for themselves ([`windlass_tests::machine`]).
+
+mod bad_input;
+mod broker_killed;
+mod cuts;
+mod dead_letters;
+mod dead_sink;
+mod delivery;
+mod guests;
+mod host_killed;
+mod settings;
+mod status;
+mod stop;
+mod storm;
+mod tree;

@@ -1,0 +1,25 @@
+//! The tools of the end-to-end tests and of the benchmark. They meet the product as a user does:
+//! its binary, its files, its sockets.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`windlass`] | the process under test |
+//! | [`manifest`] | what it is told to do |
+//! | [`mosquitto`], [`certificates`] | a real broker, with TLS or without |
+//! | [`bridge`] | the yardstick of the benchmark |
+//! | [`load`], [`wire`] | publishers and subscribers on a codec of their own |
+//! | [`oracle`] | numbered payloads; what was lost, doubled, disordered, changed, late |
+//! | [`proxy`], [`sniffer`] | faults on the link, and who listens in there |
+//! | [`machine`] | whose turn it is, ports, signals, cost of a process |
+
+pub mod bridge;
+pub mod certificates;
+pub mod load;
+pub mod machine;
+pub mod manifest;
+pub mod mosquitto;
+pub mod oracle;
+pub mod proxy;
+pub mod sniffer;
+pub mod windlass;
+pub mod wire;
