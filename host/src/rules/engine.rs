@@ -194,6 +194,27 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// An action works again after its error.
+    fn recover(&self, changes: &broadcast::Sender<RuleChange>) {
+        let still = self.input.outputs.iter().find_map(|output| {
+            Some(format!("{}: {}", output.action.name, output.action.stopped()?))
+        });
+        let state = still.map_or(RuleState::Running, RuleState::Failed);
+        let changed = self.state.send_if_modified(|present| {
+            if !matches!(present, RuleState::Failed(_)) || *present == state {
+                return false;
+            }
+            *present = state.clone();
+            true
+        });
+        if changed {
+            // Nobody may be listening.
+            let _listeners = changes.send(RuleChange { rule: self.id.clone(), state });
+        }
+    }
+}
+
 impl Engine {
     /// An engine without rules.
     #[must_use]
@@ -288,10 +309,13 @@ impl Engine {
             tasks.spawn_on(
                 async move {
                     let sink = GuestSink::new(guest, slots.clone());
-                    let failed = |reason: &super::deliver::Stop| {
-                        rule.enter(RuleState::Failed(format!("{}: {}", action.name, reason.0)), &changes);
+                    let changed = |stop: Option<&super::deliver::Stop>| match stop {
+                        Some(reason) => {
+                            rule.enter(RuleState::Failed(format!("{}: {}", action.name, reason.0)), &changes);
+                        }
+                        None => rule.recover(&changes),
                     };
-                    action.run(sink, &letters, &slots, signal, failed).await;
+                    action.run(sink, &letters, &slots, signal, changed).await;
                 },
                 &handle,
             );

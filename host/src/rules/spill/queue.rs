@@ -43,6 +43,7 @@ struct Settings {
 /// An append that nobody has written yet.
 struct Pending {
     messages: Vec<Message>,
+    over_bound: bool,
     answer: oneshot::Sender<Result<Position, SpillError>>,
 }
 
@@ -113,6 +114,37 @@ impl FileQueue {
         self.work(|_, log| log.delete()).await
     }
 
+    /// Adds messages, with one sync for all that come meanwhile.
+    async fn add(&self, messages: Vec<Message>, over_bound: bool) -> Result<Position, SpillError> {
+        if !self.core.settings.lock().enabled {
+            return Err(SpillError::Disabled);
+        }
+        if messages.is_empty() {
+            return Ok(Position::default());
+        }
+        let (answer, mut answered) = oneshot::channel();
+        self.core.pending.lock().push(Pending {
+            messages,
+            over_bound,
+            answer,
+        });
+        let _turn = self.gate.lock().await;
+        if let Ok(result) = answered.try_recv() {
+            return result;
+        }
+        let worked = self
+            .work(|core, log| {
+                core.write_pending(log);
+                Ok(())
+            })
+            .await;
+        match answered.try_recv() {
+            Ok(result) => result,
+            // The folder could not be opened: nobody has written it, and nobody shall.
+            Err(_) => Err(worked.err().unwrap_or(SpillError::Stopping)),
+        }
+    }
+
     /// Works on the files, away from the asynchronous threads.
     async fn work<T: Send + 'static>(
         &self,
@@ -150,7 +182,11 @@ impl Core {
     /// Writes what is pending. Callers that have gone away meanwhile get nothing written.
     fn write_pending(&self, log: &mut Log) {
         let pending = std::mem::take(&mut *self.pending.lock());
-        let bounds = self.settings.lock().bounds;
+        let mut bounds = self.settings.lock().bounds;
+        if pending.iter().any(|pending| pending.over_bound) {
+            bounds.bytes = u64::MAX;
+            bounds.messages = None;
+        }
         let (batches, answers): (Vec<_>, Vec<_>) = pending
             .into_iter()
             .filter(|pending| !pending.answer.is_closed())
@@ -169,29 +205,11 @@ impl Core {
 #[async_trait]
 impl Spill for FileQueue {
     async fn append(&self, messages: Vec<Message>) -> Result<Position, SpillError> {
-        if !self.core.settings.lock().enabled {
-            return Err(SpillError::Disabled);
-        }
-        if messages.is_empty() {
-            return Ok(Position::default());
-        }
-        let (answer, mut answered) = oneshot::channel();
-        self.core.pending.lock().push(Pending { messages, answer });
-        let _turn = self.gate.lock().await;
-        if let Ok(result) = answered.try_recv() {
-            return result;
-        }
-        let worked = self
-            .work(|core, log| {
-                core.write_pending(log);
-                Ok(())
-            })
-            .await;
-        match answered.try_recv() {
-            Ok(result) => result,
-            // The folder could not be opened: nobody has written it, and nobody shall.
-            Err(_) => Err(worked.err().unwrap_or(SpillError::Stopping)),
-        }
+        self.add(messages, false).await
+    }
+
+    async fn append_last(&self, messages: Vec<Message>) -> Result<Position, SpillError> {
+        self.add(messages, true).await
     }
 
     async fn peek(
