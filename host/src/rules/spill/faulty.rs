@@ -39,6 +39,8 @@ pub(super) struct Faults {
     pub(super) writes: u32,
     /// So many syncs fail; what they should have made safe never will be.
     pub(super) syncs: u32,
+    /// Each sync of a file takes so long.
+    pub(super) delay: std::time::Duration,
     /// So many removals fail.
     pub(super) removals: u32,
     /// So many cuts fail.
@@ -342,6 +344,8 @@ impl StorageFile for Open {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        let delay = self.disk.lock().faults.delay;
+        std::thread::sleep(delay);
         let mut disk = self.disk.lock();
         disk.syncs += 1;
         let fails = disk.faults.syncs > 0;

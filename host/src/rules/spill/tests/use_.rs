@@ -169,6 +169,34 @@ async fn a_full_queue_refuses_and_keeps_what_it_has() {
 }
 
 #[tokio::test]
+async fn the_last_rest_of_an_action_goes_over_the_bound_in_its_order() {
+    for overflow in [Overflow::Block, Overflow::DropOldest] {
+        let folder = TempDir::new().unwrap();
+        let options = SpillOptions {
+            max_messages: Some(3),
+            max_bytes: Some(64 * 1024),
+            overflow: Some(overflow),
+            ..SpillOptions::default()
+        };
+        let (_set, queue) = queue(&folder, options).await;
+        queue
+            .append((0..3).map(|n| numbered(n, 0)).collect())
+            .await
+            .unwrap();
+        queue
+            .append_last((3..90).map(|n| numbered(n, 1000)).collect())
+            .await
+            .unwrap();
+        assert_eq!((queue.len(), queue.stats().dropped), (90, 0));
+        if overflow == Overflow::Block {
+            let error = queue.append(vec![numbered(90, 0)]).await.unwrap_err();
+            assert!(matches!(error, SpillError::Full { .. }), "{error}");
+        }
+        assert_eq!(drain_queue(&*queue).await, (0..90).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
 async fn drop_oldest_keeps_the_newest_and_counts_the_rest() {
     let folder = TempDir::new().unwrap();
     let options = SpillOptions {
@@ -365,6 +393,8 @@ async fn appends_that_meet_share_one_sync() {
     let set = SpillSet::over(Arc::new(disk.clone()), "/spill".into(), None).await;
     let queue = set.queue("default", "rule", "mqtt_0", SpillOptions::default());
     queue.append(vec![numbered(0, 0)]).await.unwrap();
+    // Long enough for all others to come while the first one is under way.
+    disk.fail(|faults| faults.delay = Duration::from_millis(50));
     let before = disk.syncs();
     let mut all = tokio::task::JoinSet::new();
     for n in 1..=100 {
@@ -375,7 +405,7 @@ async fn appends_that_meet_share_one_sync() {
         done.unwrap();
     }
     assert!(
-        disk.syncs() - before <= 25,
+        disk.syncs() - before <= 10,
         "{} syncs for 100 appends",
         disk.syncs() - before
     );
