@@ -87,16 +87,24 @@ impl Host {
             tracing::error!(%damage, "set aside");
         }
         let runtime = runtime(&config.data_dir).map_err(StartError::Runtime)?;
-        let surroundings = Stored { store: store.clone(), handle: tokio::runtime::Handle::current() };
+        let surroundings = Stored {
+            store: store.clone(),
+            handle: tokio::runtime::Handle::current(),
+        };
         let pool = Pool::new(pool_config(&manifest, Arc::new(surroundings)));
-        let (plan, errors, warnings) = plan::plan(&manifest, &runtime, &pool, &*config.progress).await;
+        let (plan, errors, warnings) =
+            plan::plan(&manifest, &runtime, &pool, &*config.progress).await;
         if !errors.is_empty() {
             return Err(StartError::Config(arranged(errors)));
         }
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        let spills = SpillSet::open(config.data_dir.join("queues"), manifest.limits.disk_queue_bytes).await;
+        let spills = SpillSet::open(
+            config.data_dir.join("queues"),
+            manifest.limits.disk_queue_bytes,
+        )
+        .await;
         let engine = Arc::new(Engine::new(Parts {
             store: store.clone(),
             pool: pool.clone(),
@@ -124,7 +132,11 @@ impl Host {
         self.forward_changes();
         let mut errors = Vec::new();
         for def in &manifest.connections {
-            let named = ConnectionDef { id: def.id.clone(), typ: def.typ.clone(), props: def.props.clone() };
+            let named = ConnectionDef {
+                id: def.id.clone(),
+                typ: def.typ.clone(),
+                props: def.props.clone(),
+            };
             if let Err(error) = self.pool.create_named(TENANT, named) {
                 errors.push(manifest.error(&def.pointer, chain(&error)));
             }
@@ -141,7 +153,11 @@ impl Host {
             return Err(StartError::Config(arranged(errors)));
         }
         self.watch_connections();
-        let (engine, pool, over) = (Arc::clone(&self.engine), self.pool.clone(), self.over.clone());
+        let (engine, pool, over) = (
+            Arc::clone(&self.engine),
+            self.pool.clone(),
+            self.over.clone(),
+        );
         self.tasks.spawn(async move {
             tokio::select! {
                 () = engine.sources_opened() => pool.takers_known(),
@@ -186,7 +202,9 @@ impl Host {
     /// Changes of connections, into the one stream. Rules have brought theirs along by now.
     fn watch_connections(&self) {
         for info in self.pool.list(TENANT, true) {
-            let Some(mut status) = self.pool.status(TENANT, &info.id) else { continue };
+            let Some(mut status) = self.pool.status(TENANT, &info.id) else {
+                continue;
+            };
             let (changes, over) = (self.changes.clone(), self.over.clone());
             self.tasks.spawn(async move {
                 let mut shown = None;
@@ -196,8 +214,11 @@ impl Host {
                         (status.word(), status.err.clone().unwrap_or_default())
                     };
                     if shown.as_ref() != Some(&(word, err.clone())) {
-                        let change =
-                            Change::Connection { id: info.id.clone(), status: word.to_owned(), err: err.clone() };
+                        let change = Change::Connection {
+                            id: info.id.clone(),
+                            status: word.to_owned(),
+                            err: err.clone(),
+                        };
                         // Nobody may be listening.
                         drop(changes.send(change));
                         shown = Some((word, err));
@@ -221,7 +242,12 @@ impl Host {
         shown.sort_by_key(|row| self.order.iter().position(|id| *id == row.id));
         Snapshot {
             at_ms: crate::rules::now_ms(),
-            connections: self.pool.list(TENANT, true).into_iter().map(connection_row).collect(),
+            connections: self
+                .pool
+                .list(TENANT, true)
+                .into_iter()
+                .map(connection_row)
+                .collect(),
             rules: shown,
             rows,
         }
@@ -281,7 +307,11 @@ impl Host {
                 });
             }
         }
-        Ok(Checked { errors: arranged(errors), warnings: arranged(warnings), dialled })
+        Ok(Checked {
+            errors: arranged(errors),
+            warnings: arranged(warnings),
+            dialled,
+        })
     }
 
     /// What a connector's file says of itself.
@@ -300,13 +330,20 @@ impl Host {
         runtime.shutdown(Duration::from_secs(1)).await;
         let connector = loaded.map_err(InspectError::Load)?;
         let descriptor = &connector.descriptor;
-        let roles = [("source", connector.has_source), ("sink", connector.has_sink)];
+        let roles = [
+            ("source", connector.has_source),
+            ("sink", connector.has_sink),
+        ];
         Ok(Inspection {
             name: descriptor.name.clone(),
             version: descriptor.version.clone(),
             description: descriptor.description.clone(),
             bytes,
-            roles: roles.iter().filter(|(_, has)| *has).map(|(role, _)| (*role).to_owned()).collect(),
+            roles: roles
+                .iter()
+                .filter(|(_, has)| *has)
+                .map(|(role, _)| (*role).to_owned())
+                .collect(),
             slots: descriptor
                 .slots
                 .iter()
@@ -335,7 +372,8 @@ pub enum InspectError {
 }
 
 fn runtime(data_dir: &Path) -> Result<Runtime, crate::runtime::RuntimeError> {
-    let own = std::env::current_exe().map_or_else(|_| OsString::from("windlass"), PathBuf::into_os_string);
+    let own = std::env::current_exe()
+        .map_or_else(|_| OsString::from("windlass"), PathBuf::into_os_string);
     Runtime::new(RuntimeConfig {
         cache_dir: data_dir.join("code"),
         compile_command: vec![own, "compile-component".into()],
@@ -345,7 +383,11 @@ fn runtime(data_dir: &Path) -> Result<Runtime, crate::runtime::RuntimeError> {
 
 fn connection_limits(limits: &HostLimits) -> Limits {
     let default = Limits::default();
-    let size = |value: Option<u64>, or: usize| value.and_then(|value| usize::try_from(value).ok()).unwrap_or(or);
+    let size = |value: Option<u64>, or: usize| {
+        value
+            .and_then(|value| usize::try_from(value).ok())
+            .unwrap_or(or)
+    };
     Limits {
         unsettled_messages: size(limits.unsettled_messages, default.unsettled_messages),
         unsettled_bytes: size(limits.unsettled_bytes, default.unsettled_bytes),
@@ -355,7 +397,10 @@ fn connection_limits(limits: &HostLimits) -> Limits {
 
 fn guest_limits(limits: &HostLimits) -> GuestLimits {
     let mut guest = GuestLimits::default();
-    if let Some(bytes) = limits.guest_memory_bytes.and_then(|bytes| usize::try_from(bytes).ok()) {
+    if let Some(bytes) = limits
+        .guest_memory_bytes
+        .and_then(|bytes| usize::try_from(bytes).ok())
+    {
         guest.memory_bytes = Some(bytes);
     }
     if let Some(cpu) = limits.guest_cpu {
@@ -420,7 +465,10 @@ impl Surroundings for Stored {
         self.store.memory(tenant, id)
     }
     fn refused(&self, _tenant: &str, _id: &str) -> Arc<dyn Refused> {
-        Arc::new(RefusedLetters { store: self.store.clone(), handle: self.handle.clone() })
+        Arc::new(RefusedLetters {
+            store: self.store.clone(),
+            handle: self.handle.clone(),
+        })
     }
 }
 
@@ -467,7 +515,10 @@ impl Refused for RefusedLetters {
             action: String::new(),
             stream: String::new(),
         };
-        let message = Message { subject: subject.into(), ..Message::new(head) };
+        let message = Message {
+            subject: subject.into(),
+            ..Message::new(head)
+        };
         let reason = reason.clone();
         #[allow(clippy::disallowed_methods, reason = "bounded: one short write, on the runtime that ends with the host")]
         self.handle.spawn(async move {

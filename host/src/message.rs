@@ -67,7 +67,10 @@ impl Headers {
     /// The first value of that name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.pairs().iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.pairs()
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -106,13 +109,21 @@ pub struct Message {
 impl Message {
     /// A message without subject and headers.
     pub fn new(payload: impl Into<Bytes>) -> Self {
-        Self { payload: payload.into(), ..Self::default() }
+        Self {
+            payload: payload.into(),
+            ..Self::default()
+        }
     }
 
     /// What it weighs in a bounded queue: payload, subject and headers, plus a fixed cost.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let headers: usize = self.headers.pairs().iter().map(|(k, v)| k.len() + v.len()).sum();
+        let headers: usize = self
+            .headers
+            .pairs()
+            .iter()
+            .map(|(k, v)| k.len() + v.len())
+            .sum();
         self.payload.len() + self.subject.len() + headers + 96
     }
 }

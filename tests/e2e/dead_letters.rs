@@ -124,6 +124,7 @@ fn a_letter_that_died_of_a_bad_topic_arrives_when_it_is_sent_again_after_the_rul
         );
         return;
     }
+    wait_ready(&windlass, &["plant"], &["all"]);
     let sent = Publish::new(broker.port(), "in/1", 1)
         .count(1)
         .start()

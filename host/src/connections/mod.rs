@@ -50,7 +50,10 @@ pub trait ConnectionType: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`ConfigError`]s, all of them at once, each naming its property.
-    fn build(properties: &Properties, context: Context) -> Result<Arc<dyn Connection>, Vec<ConfigError>>;
+    fn build(
+        properties: &Properties,
+        context: Context,
+    ) -> Result<Arc<dyn Connection>, Vec<ConfigError>>;
 
     /// What two anonymous connections must not both own (a URL that takes one peer, a path).
     /// None: anonymous connections of this type are never shared.
@@ -81,19 +84,31 @@ impl Property {
     /// A plain property.
     #[must_use]
     pub const fn plain(name: &'static str) -> Self {
-        Self { name, secret: false, ignored: None }
+        Self {
+            name,
+            secret: false,
+            ignored: None,
+        }
     }
 
     /// A property that is a secret.
     #[must_use]
     pub const fn secret(name: &'static str) -> Self {
-        Self { name, secret: true, ignored: None }
+        Self {
+            name,
+            secret: true,
+            ignored: None,
+        }
     }
 
     /// A property that eKuiper has and that changes nothing here.
     #[must_use]
     pub const fn ignored(name: &'static str, why: &'static str) -> Self {
-        Self { name, secret: false, ignored: Some(why) }
+        Self {
+            name,
+            secret: false,
+            ignored: Some(why),
+        }
     }
 }
 
@@ -110,7 +125,10 @@ pub struct ConfigError {
 impl ConfigError {
     /// A mistake at a JSON Pointer.
     pub fn new(at: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { at: at.into(), message: message.into() }
+        Self {
+            at: at.into(),
+            message: message.into(),
+        }
     }
 }
 
@@ -376,7 +394,11 @@ pub trait Messaging: Send + Sync {
     ///
     /// # Cancel safety
     /// Messages that were handed to the session may still be sent after the future is dropped.
-    async fn publish(&self, batch: &Batch, options: &PublishOptions) -> Result<Vec<Rejection>, ConnectionError>;
+    async fn publish(
+        &self,
+        batch: &Batch,
+        options: &PublishOptions,
+    ) -> Result<Vec<Rejection>, ConnectionError>;
 }
 
 /// A request below the connection's base URL. See `wit/http.wit`.
@@ -421,7 +443,10 @@ pub trait Http: Send + Sync {
 
 /// A value of a statement's parameter or of a row. See `wit/sql.wit`.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs, reason = "the cases are those of wit/sql.wit, described there")]
+#[allow(
+    missing_docs,
+    reason = "the cases are those of wit/sql.wit, described there"
+)]
 pub enum SqlValue {
     Null,
     Boolean(bool),
@@ -454,5 +479,9 @@ pub trait Sql: Send + Sync {
     ///
     /// # Errors
     /// Nothing changed.
-    async fn execute_many(&self, statement: &str, params: Vec<Vec<SqlValue>>) -> Result<u32, ConnectionError>;
+    async fn execute_many(
+        &self,
+        statement: &str,
+        params: Vec<Vec<SqlValue>>,
+    ) -> Result<u32, ConnectionError>;
 }

@@ -231,7 +231,10 @@ impl wit::HostSubscription for Host {
                 return Err(wasmtime::Error::msg("a subscription handle does not exist"));
             }
         };
-        let max = self.parts.subscriptions.most(max.clamp(1, MOST_MESSAGES) as usize);
+        let max = self
+            .parts
+            .subscriptions
+            .most(max.clamp(1, MOST_MESSAGES) as usize);
         let ready = if self.parts.wake.is_set() {
             Ok(None)
         } else {

@@ -174,7 +174,12 @@ impl Subscriptions {
     /// Messages that wait in all of them.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.state.lock().kept.iter().map(|kept| kept.inbox.len()).sum()
+        self.state
+            .lock()
+            .kept
+            .iter()
+            .map(|kept| kept.inbox.len())
+            .sum()
     }
 
     /// Messages without a promise that were dropped because a queue was full.

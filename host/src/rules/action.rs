@@ -160,7 +160,8 @@ impl Action {
         if batch.is_empty() {
             return true;
         }
-        self.accepted.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        self.accepted
+            .fetch_add(batch.len() as u64, Ordering::Relaxed);
         let item = Item::new(batch, tickets);
         match admission {
             // A payload of several messages may hold one that somebody waits for.
@@ -174,7 +175,10 @@ impl Action {
 
     /// Takes in messages that can never be written.
     pub fn bury(&self, batch: Batch, tickets: Vec<Ticket>, reason: ConnectionError) {
-        let item = Item { reason: Some(Box::new(reason)), ..Item::new(batch, tickets) };
+        let item = Item {
+            reason: Some(Box::new(reason)),
+            ..Item::new(batch, tickets)
+        };
         if item.lossless() {
             self.graves.push(item);
         } else {
@@ -261,7 +265,10 @@ impl Action {
                 let mut failures = 0;
                 loop {
                     let before = self.progress.written.load(Ordering::Relaxed);
-                    let Err(reason) = self.write_all(&mut sink, graveyard, links, &mut stop).await else { break };
+                    let Err(reason) = self.write_all(&mut sink, graveyard, links, &mut stop).await
+                    else {
+                        break;
+                    };
                     if self.progress.written.load(Ordering::Relaxed) > before {
                         failures = 0;
                     }
@@ -354,7 +361,10 @@ impl Action {
 
     fn return_to_queue(&self, hand: Hand) {
         if let Kept::Memory(tickets) = hand.kept {
-            self.queue.give_back(vec![Item { since: hand.since, ..Item::new(hand.batch, tickets) }]);
+            self.queue.give_back(vec![Item {
+                since: hand.since,
+                ..Item::new(hand.batch, tickets)
+            }]);
         }
     }
 
@@ -384,7 +394,8 @@ impl Action {
                     Ok(records) => {
                         if let Some((position, _)) = records.last() {
                             let position = position.clone();
-                            let messages: Vec<Message> = records.into_iter().map(|(_, message)| message).collect();
+                            let messages: Vec<Message> =
+                                records.into_iter().map(|(_, message)| message).collect();
                             let hand = Hand {
                                 batch: messages.into(),
                                 kept: Kept::Disk(position),
@@ -407,7 +418,11 @@ impl Action {
                 let since = items.first().map_or_else(Instant::now, |item| item.since);
                 let batch = join(&items);
                 let tickets = items.into_iter().flat_map(|item| item.tickets).collect();
-                return Some(Hand { batch, kept: Kept::Memory(tickets), since });
+                return Some(Hand {
+                    batch,
+                    kept: Kept::Memory(tickets),
+                    since,
+                });
             }
             if closing {
                 return None;
@@ -522,7 +537,12 @@ impl Action {
     async fn keep_rest(&self, hand: Option<Hand>) {
         let mut messages = Vec::new();
         let mut tickets = Vec::new();
-        if let Some(Hand { batch, kept: Kept::Memory(held), .. }) = hand {
+        if let Some(Hand {
+            batch,
+            kept: Kept::Memory(held),
+            ..
+        }) = hand
+        {
             messages.extend_from_slice(&batch);
             tickets.extend(held);
         }
@@ -602,7 +622,10 @@ impl Action {
 }
 
 /// Runs `first` to its end and `other` beside it: what that gave, if it came to its own.
-async fn beside<T>(first: impl Future<Output = ()>, mut other: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+async fn beside<T>(
+    first: impl Future<Output = ()>,
+    mut other: Pin<&mut impl Future<Output = T>>,
+) -> Option<T> {
     tokio::pin!(first);
     let mut given = None;
     loop {
@@ -614,12 +637,22 @@ async fn beside<T>(first: impl Future<Output = ()>, mut other: Pin<&mut impl Fut
 }
 
 /// How long before the next attempt, after so many that brought nothing; None: there is none.
-fn restart_delay(strategy: &RestartStrategy, failures: u32, random: f64) -> Option<Duration> {
+pub(super) fn restart_delay(
+    strategy: &RestartStrategy,
+    failures: u32,
+    random: f64,
+) -> Option<Duration> {
     if failures >= strategy.attempts {
         return None;
     }
-    let growth = strategy.multiplier.max(1.0).powf(f64::from(failures.min(1000)));
-    let most = strategy.max_delay.as_secs_f64().max(strategy.delay.as_secs_f64());
+    let growth = strategy
+        .multiplier
+        .max(1.0)
+        .powf(f64::from(failures.min(1000)));
+    let most = strategy
+        .max_delay
+        .as_secs_f64()
+        .max(strategy.delay.as_secs_f64());
     let wait = (strategy.delay.as_secs_f64() * growth).min(most);
     let jitter = 1.0 + strategy.jitter_factor.clamp(0.0, 1.0) * (2.0 * random - 1.0);
     Duration::try_from_secs_f64(wait * jitter).ok()

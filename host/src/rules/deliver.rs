@@ -36,6 +36,9 @@ pub enum WriteError {
     /// The instance trapped, ran out of time or memory; it is gone and will be replaced.
     #[error("{0}")]
     Broke(String),
+    /// No instance could be made or opened: it was given nothing, and no message is to blame.
+    #[error("{0}")]
+    Unready(String),
 }
 
 /// Where messages go that can never be written.
@@ -45,7 +48,12 @@ pub trait Graveyard: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// A sentence: the quota is used up, the disk is full. The caller waits and tries again.
-    async fn bury(&self, batch: &Batch, reason: &ConnectionError, attempts: u32) -> Result<(), String>;
+    async fn bury(
+        &self,
+        batch: &Batch,
+        reason: &ConnectionError,
+        attempts: u32,
+    ) -> Result<(), String>;
 }
 
 /// Why delivery ended for good; the rule stops with this sentence.
@@ -102,7 +110,13 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
         progress: &'a Progress,
         trapped: &'a mut VecDeque<Instant>,
     ) -> Self {
-        Self { writer, graveyard, progress, trapped, resend_interval: None }
+        Self {
+            writer,
+            graveyard,
+            progress,
+            trapped,
+            resend_interval: None,
+        }
     }
 
     /// A failed write is tried again after this long, where the other side did not ask for more;
@@ -122,7 +136,11 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
     /// # Cancel safety
     /// A write may be under way: what of it arrived is not known.
     pub async fn run(&mut self, batch: Batch) -> Result<(), Stop> {
-        let mut parts = VecDeque::from([Part { batch, traps: 0, attempts: 0 }]);
+        let mut parts = VecDeque::from([Part {
+            batch,
+            traps: 0,
+            attempts: 0,
+        }]);
         while let Some(mut part) = parts.pop_front() {
             if part.batch.is_empty() {
                 continue;
@@ -140,11 +158,20 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
                         Some((batch, wait)) => {
                             let attempts = part.attempts;
                             pause(wait.or(self.resend_interval), attempts).await;
-                            parts.push_front(Part { batch, traps: 0, attempts });
+                            parts.push_front(Part {
+                                batch,
+                                traps: 0,
+                                attempts,
+                            });
                         }
                     }
                 }
                 Err(WriteError::Said(error)) => self.said(part, error, &mut parts).await?,
+                Err(WriteError::Unready(words)) => {
+                    self.note(&words);
+                    pause(self.resend_interval, part.attempts).await;
+                    parts.push_front(part);
+                }
                 Err(WriteError::Broke(words)) => self.broke(part, words, &mut parts).await?,
             }
         }
@@ -152,7 +179,12 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
     }
 
     /// The sink answered for the whole batch.
-    async fn said(&mut self, part: Part, error: ConnectionError, parts: &mut VecDeque<Part>) -> Result<(), Stop> {
+    async fn said(
+        &mut self,
+        part: Part,
+        error: ConnectionError,
+        parts: &mut VecDeque<Part>,
+    ) -> Result<(), Stop> {
         self.note(&error.to_string());
         match error.kind {
             ErrorKind::Transient | ErrorKind::Disconnected => {
@@ -165,7 +197,14 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
                 Ok(())
             }
             ErrorKind::Permanent => {
-                bury(self.graveyard, self.progress, &part.batch, &error, part.attempts).await;
+                bury(
+                    self.graveyard,
+                    self.progress,
+                    &part.batch,
+                    &error,
+                    part.attempts,
+                )
+                .await;
                 Ok(())
             }
             ErrorKind::Denied | ErrorKind::Misconfigured => Err(Stop(error.to_string())),
@@ -173,7 +212,12 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
     }
 
     /// The instance is gone. A batch of many is halved until the message that does it stands alone.
-    async fn broke(&mut self, mut part: Part, words: String, parts: &mut VecDeque<Part>) -> Result<(), Stop> {
+    async fn broke(
+        &mut self,
+        mut part: Part,
+        words: String,
+        parts: &mut VecDeque<Part>,
+    ) -> Result<(), Stop> {
         self.note(&words);
         if part.batch.len() > 1 {
             halve(part, parts);
@@ -185,10 +229,18 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
             return Ok(());
         }
         let reason = ConnectionError::permanent("trap", words.clone());
-        bury(self.graveyard, self.progress, &part.batch, &reason, part.attempts).await;
+        bury(
+            self.graveyard,
+            self.progress,
+            &part.batch,
+            &reason,
+            part.attempts,
+        )
+        .await;
         let now = Instant::now();
         self.trapped.push_back(now);
-        self.trapped.retain(|at| now.duration_since(*at) < Duration::from_secs(60));
+        self.trapped
+            .retain(|at| now.duration_since(*at) < Duration::from_secs(60));
         if self.trapped.len() > TRAPPED_PER_MINUTE {
             return Err(Stop(format!(
                 "more than {TRAPPED_PER_MINUTE} messages in a minute made the connector trap: {words}"
@@ -211,7 +263,10 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
         for Rejection { index, error } in rejections {
             let Some(message) = part.batch.get(index as usize) else {
                 // The guest's arithmetic is wrong; nothing can be said about a message that is not there.
-                self.note(&format!("rejection of message {index} of a batch of {}", part.batch.len()));
+                self.note(&format!(
+                    "rejection of message {index} of a batch of {}",
+                    part.batch.len()
+                ));
                 continue;
             };
             self.note(&error.to_string());
@@ -224,7 +279,9 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
                     let lone = Batch::from(vec![message.clone()]);
                     bury(self.graveyard, self.progress, &lone, &error, part.attempts).await;
                 }
-                ErrorKind::Denied | ErrorKind::Misconfigured => return Err(Stop(error.to_string())),
+                ErrorKind::Denied | ErrorKind::Misconfigured => {
+                    return Err(Stop(error.to_string()));
+                }
             }
         }
         if again.is_empty() {
@@ -236,7 +293,9 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
     }
 
     fn count_written(&self, messages: usize) {
-        self.progress.written.fetch_add(messages as u64, std::sync::atomic::Ordering::Relaxed);
+        self.progress
+            .written
+            .fetch_add(messages as u64, std::sync::atomic::Ordering::Relaxed);
     }
 
     fn note(&self, words: &str) {
@@ -259,11 +318,15 @@ pub async fn bury<G: Graveyard>(
         tries += 1;
         tokio::time::sleep(retry_delay(tries, rand::random())).await;
     }
-    progress.buried.fetch_add(batch.len() as u64, std::sync::atomic::Ordering::Relaxed);
+    progress
+        .buried
+        .fetch_add(batch.len() as u64, std::sync::atomic::Ordering::Relaxed);
 }
 
 fn note(progress: &Progress, words: &str) {
-    progress.failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    progress
+        .failures
+        .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     *progress.trouble.lock() = Some(words.to_owned());
     *progress.last_failure.lock() = Some((words.to_owned(), super::now_ms()));
 }
@@ -277,17 +340,32 @@ async fn pause(asked: Option<Duration>, attempts: u32) {
 /// Full jitter from a floor, doubling from 100 ms to a cap of 10 s.
 fn retry_delay(attempts: u32, random: f64) -> Duration {
     let ceiling = Duration::from_millis(100)
-        .saturating_mul(1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX))
+        .saturating_mul(
+            1_u32
+                .checked_shl(attempts.saturating_sub(1))
+                .unwrap_or(u32::MAX),
+        )
         .min(RETRY_CAP);
-    RETRY_FLOOR + ceiling.saturating_sub(RETRY_FLOOR).mul_f64(random.clamp(0.0, 1.0))
+    RETRY_FLOOR
+        + ceiling
+            .saturating_sub(RETRY_FLOOR)
+            .mul_f64(random.clamp(0.0, 1.0))
 }
 
 fn halve(part: Part, parts: &mut VecDeque<Part>) {
     let middle = part.batch.len() / 2;
     let second = part.batch.slice(middle, part.batch.len());
     let first = part.batch.slice(0, middle);
-    parts.push_front(Part { batch: second, traps: 0, attempts: part.attempts });
-    parts.push_front(Part { batch: first, traps: 0, attempts: part.attempts });
+    parts.push_front(Part {
+        batch: second,
+        traps: 0,
+        attempts: part.attempts,
+    });
+    parts.push_front(Part {
+        batch: first,
+        traps: 0,
+        attempts: part.attempts,
+    });
 }
 
 #[cfg(test)]
@@ -316,8 +394,10 @@ mod tests {
     impl<F: FnMut(u32, &[String]) -> Answer + Send> Writer for Scripted<F> {
         async fn write(&mut self, batch: Batch) -> Answer {
             self.calls += 1;
-            let texts: Vec<String> =
-                batch.iter().map(|m| String::from_utf8_lossy(&m.payload).into_owned()).collect();
+            let texts: Vec<String> = batch
+                .iter()
+                .map(|m| String::from_utf8_lossy(&m.payload).into_owned())
+                .collect();
             let answer = (self.answer)(self.calls, &texts);
             if let Ok(rejections) = &answer {
                 for (place, text) in texts.into_iter().enumerate() {
@@ -339,7 +419,12 @@ mod tests {
 
     #[async_trait]
     impl Graveyard for Box_ {
-        async fn bury(&self, batch: &Batch, reason: &ConnectionError, _attempts: u32) -> Result<(), String> {
+        async fn bury(
+            &self,
+            batch: &Batch,
+            reason: &ConnectionError,
+            _attempts: u32,
+        ) -> Result<(), String> {
             let mut refuse = self.refuse.lock();
             if *refuse > 0 {
                 *refuse -= 1;
@@ -354,7 +439,11 @@ mod tests {
     }
 
     fn batch(texts: &[&str]) -> Batch {
-        texts.iter().map(|text| Message::new((*text).to_owned())).collect::<Vec<_>>().into()
+        texts
+            .iter()
+            .map(|text| Message::new((*text).to_owned()))
+            .collect::<Vec<_>>()
+            .into()
     }
 
     async fn run(
@@ -362,10 +451,16 @@ mod tests {
         texts: &[&str],
         graves: &Box_,
     ) -> (Result<(), Stop>, Vec<String>, Progress) {
-        let mut sink = Scripted { answer, calls: 0, written: Vec::new() };
+        let mut sink = Scripted {
+            answer,
+            calls: 0,
+            written: Vec::new(),
+        };
         let progress = Progress::default();
         let mut trapped = VecDeque::new();
-        let result = Delivery::new(&mut sink, graves, &progress, &mut trapped).run(batch(texts)).await;
+        let result = Delivery::new(&mut sink, graves, &progress, &mut trapped)
+            .run(batch(texts))
+            .await;
         (result, sink.written, progress)
     }
 
@@ -377,11 +472,21 @@ mod tests {
     async fn a_transient_failure_is_tried_again_until_it_works() {
         let graves = Box_::default();
         let answer = |call: u32, _: &[String]| {
-            if call < 6 { said(ConnectionError::transient("busy", "busy")) } else { Ok(vec![]) }
+            if call < 6 {
+                said(ConnectionError::transient("busy", "busy"))
+            } else {
+                Ok(vec![])
+            }
         };
         let (result, written, progress) = run(answer, &["a", "b"], &graves).await;
-        assert_eq!((result, written), (Ok(()), vec!["a".to_owned(), "b".to_owned()]));
-        assert!(progress.trouble.lock().is_none(), "trouble ends with success");
+        assert_eq!(
+            (result, written),
+            (Ok(()), vec!["a".to_owned(), "b".to_owned()])
+        );
+        assert!(
+            progress.trouble.lock().is_none(),
+            "trouble ends with success"
+        );
         assert!(graves.letters.lock().is_empty());
     }
 
@@ -391,7 +496,10 @@ mod tests {
         let begin = Instant::now();
         let answer = |call: u32, _: &[String]| {
             if call == 1 {
-                said(ConnectionError::transient("http:429", "slow down").retry_after(Duration::from_secs(7)))
+                said(
+                    ConnectionError::transient("http:429", "slow down")
+                        .retry_after(Duration::from_secs(7)),
+                )
             } else {
                 Ok(vec![])
             }
@@ -410,10 +518,14 @@ mod tests {
                 Ok(vec![])
             }
         };
-        let (result, written, _) = run(answer, &["a", "b", "poison", "c", "d", "e", "f"], &graves).await;
+        let (result, written, _) =
+            run(answer, &["a", "b", "poison", "c", "d", "e", "f"], &graves).await;
         result.unwrap();
         assert_eq!(written, ["a", "b", "c", "d", "e", "f"]);
-        assert_eq!(*graves.letters.lock(), [("poison".to_owned(), "cannot be written".to_owned())]);
+        assert_eq!(
+            *graves.letters.lock(),
+            [("poison".to_owned(), "cannot be written".to_owned())]
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -425,14 +537,23 @@ mod tests {
                 return Ok(vec![]);
             }
             Ok(vec![
-                Rejection { index: 1, error: ConnectionError::transient("t", "later") },
-                Rejection { index: 2, error: ConnectionError::permanent("p", "never") },
+                Rejection {
+                    index: 1,
+                    error: ConnectionError::transient("t", "later"),
+                },
+                Rejection {
+                    index: 2,
+                    error: ConnectionError::permanent("p", "never"),
+                },
             ])
         };
         let (result, written, _) = run(answer, &["a", "b", "c"], &graves).await;
         result.unwrap();
         assert_eq!(written, ["a", "b"]);
-        assert_eq!(*graves.letters.lock(), [("c".to_owned(), "never".to_owned())]);
+        assert_eq!(
+            *graves.letters.lock(),
+            [("c".to_owned(), "never".to_owned())]
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -452,6 +573,24 @@ mod tests {
         assert_eq!(written, ["a", "b"]);
         assert_eq!(graves.letters.lock().len(), 1);
         assert_eq!(on_poison_alone, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_that_cannot_be_opened_yet_costs_no_message_its_life() {
+        let graves = Box_::default();
+        let answer = |call: u32, _: &[String]| {
+            if call < 40 {
+                Err(WriteError::Unready("no memory for it".into()))
+            } else {
+                Ok(vec![])
+            }
+        };
+        let (result, written, _) = run(answer, &["a", "b"], &graves).await;
+        assert_eq!(
+            (result, written),
+            (Ok(()), vec!["a".to_owned(), "b".to_owned()])
+        );
+        assert!(graves.letters.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -478,10 +617,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_configuration_that_cannot_work_stops_the_rule_with_its_sentence() {
         let graves = Box_::default();
-        let answer = |_: u32, _: &[String]| said(ConnectionError::misconfigured("topic", "the topic is empty"));
+        let answer = |_: u32, _: &[String]| {
+            said(ConnectionError::misconfigured(
+                "topic",
+                "the topic is empty",
+            ))
+        };
         let (result, _, _) = run(answer, &["a"], &graves).await;
         assert_eq!(result, Err(Stop("the topic is empty".into())));
-        assert!(graves.letters.lock().is_empty(), "nothing is dead-lettered for a wrong configuration");
+        assert!(
+            graves.letters.lock().is_empty(),
+            "nothing is dead-lettered for a wrong configuration"
+        );
     }
 
     #[test]
@@ -489,7 +636,10 @@ mod tests {
         for attempts in 0..80 {
             for random in [0.0, 0.5, 1.0] {
                 let delay = retry_delay(attempts, random);
-                assert!((RETRY_FLOOR..=RETRY_CAP).contains(&delay), "{attempts} {random}: {delay:?}");
+                assert!(
+                    (RETRY_FLOOR..=RETRY_CAP).contains(&delay),
+                    "{attempts} {random}: {delay:?}"
+                );
             }
         }
     }

@@ -14,15 +14,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::action::Action;
+use super::action::{Action, restart_delay};
 use super::fan::{Output, RuleInput};
 use super::letters::{Checkpoints, Letters};
 use super::plan::{GuestPlan, Reach, RulePlan, StreamPlan};
 use super::sink::{GuestSink, Slots};
 use super::source::{End, Source};
 use super::spill::SpillSet;
+use crate::config::RestartStrategy;
 use crate::connections::pool::{Lease, Pool, PoolError};
-use crate::runtime::{Grant, GuestConfig, GuestLimits, GuestStats, Runtime, SinkGuest, SourceGuest, Waker};
+use crate::runtime::{
+    Grant, GuestConfig, GuestLimits, GuestStats, Runtime, SinkGuest, SourceGuest, Waker,
+};
 use crate::store::Store;
 
 /// The only tenant until there are more.
@@ -99,6 +102,8 @@ pub struct Engine {
     parts: Parts,
     rules: Mutex<BTreeMap<String, Arc<Rule>>>,
     sources: Mutex<BTreeMap<String, Arc<RunningSource>>>,
+    /// Held while a rule finds its source and joins it, or is the last to leave it.
+    joining: Mutex<()>,
     changes: broadcast::Sender<RuleChange>,
     tasks: TaskTracker,
     /// Sources whose first `open` has not ended yet.
@@ -142,6 +147,8 @@ pub struct RunningSource {
     key: String,
     waker: Waker,
     stop: CancellationToken,
+    /// Why it has ended by itself, while that is so.
+    failed: Mutex<Option<String>>,
     /// The reading has ended.
     ended: watch::Sender<bool>,
     /// The actions are done: settle what is left and close.
@@ -163,7 +170,7 @@ pub enum StartError {
         slot: String,
         /// Why.
         #[source]
-        source: PoolError,
+        source: Box<PoolError>,
     },
     /// The rule runs already.
     #[error("rule {0} already exists")]
@@ -180,7 +187,8 @@ impl Rule {
     fn enter(&self, state: RuleState, changes: &broadcast::Sender<RuleChange>) {
         let changed = self.state.send_if_modified(|present| {
             // What ended by an error keeps its reason until it is started anew.
-            let keeps = matches!(present, RuleState::Failed(_)) && !matches!(state, RuleState::Failed(_));
+            let keeps =
+                matches!(present, RuleState::Failed(_)) && !matches!(state, RuleState::Failed(_));
             if keeps || *present == state {
                 return false;
             }
@@ -189,16 +197,31 @@ impl Rule {
         });
         if changed {
             // Nobody may be listening.
-            let _listeners = changes.send(RuleChange { rule: self.id.clone(), state });
+            let _listeners = changes.send(RuleChange {
+                rule: self.id.clone(),
+                state,
+            });
         }
     }
 }
 
 impl Rule {
-    /// An action works again after its error.
+    /// Why its source has ended by itself.
+    fn source_trouble(&self) -> Option<String> {
+        let reason = self.source.failed.lock().clone()?;
+        Some(format!("source {}: {reason}", self.stream))
+    }
+
+    /// An action or the source works again after its error.
     fn recover(&self, changes: &broadcast::Sender<RuleChange>) {
-        let still = self.input.outputs.iter().find_map(|output| {
-            Some(format!("{}: {}", output.action.name, output.action.stopped()?))
+        let still = self.source_trouble().or_else(|| {
+            self.input.outputs.iter().find_map(|output| {
+                Some(format!(
+                    "{}: {}",
+                    output.action.name,
+                    output.action.stopped()?
+                ))
+            })
         });
         let state = still.map_or(RuleState::Running, RuleState::Failed);
         let changed = self.state.send_if_modified(|present| {
@@ -210,7 +233,10 @@ impl Rule {
         });
         if changed {
             // Nobody may be listening.
-            let _listeners = changes.send(RuleChange { rule: self.id.clone(), state });
+            let _listeners = changes.send(RuleChange {
+                rule: self.id.clone(),
+                state,
+            });
         }
     }
 }
@@ -223,6 +249,7 @@ impl Engine {
             parts,
             rules: Mutex::default(),
             sources: Mutex::default(),
+            joining: Mutex::default(),
             changes: broadcast::channel(1024).0,
             tasks: TaskTracker::new(),
             opening: watch::channel(0).0,
@@ -255,6 +282,7 @@ impl Engine {
     /// [`StartError`]; nothing is left behind.
     pub fn start(self: &Arc<Self>, plan: &RulePlan) -> Result<(), StartError> {
         let id = plan.def.id.clone();
+        let _joining = self.joining.lock();
         if self.rules.lock().contains_key(&id) {
             return Err(StartError::Exists(id));
         }
@@ -264,8 +292,18 @@ impl Engine {
         for action in &plan.actions {
             let label = format!("{id}-{}-{}", action.name, action.topic);
             let (leases, grants) = self.lease(&id, &label, "sink", &action.guest)?;
-            let spill = self.parts.spills.queue(TENANT, &id, &action.name, action.spill.clone());
-            let queue = Arc::new(Action::new(action.name.clone(), plan.def.options.buffer_length, spill));
+            let spill = self
+                .parts
+                .spills
+                .queue(TENANT, &id, &action.name, action.spill.clone());
+            let capacity = action
+                .spill
+                .memory_messages
+                .unwrap_or(plan.def.options.buffer_length);
+            let queue = Action::new(action.name.clone(), capacity, spill)
+                .with_resend_interval(action.spill.resend_interval)
+                .with_restart(plan.def.options.restart_strategy);
+            let queue = Arc::new(queue);
             let guest = SinkGuest::new(
                 &self.parts.runtime,
                 Arc::clone(&action.guest.connector),
@@ -281,7 +319,11 @@ impl Engine {
             stats: super::fan::QueryStats::default(),
             newest: super::fan::Newest::new(self.parts.rows),
         });
-        let source = self.source(&id, &plan.stream)?;
+        let source = self.source(
+            &id,
+            &plan.stream,
+            plan.def.options.restart_strategy.unwrap_or_default(),
+        )?;
         let rule = Arc::new(Rule {
             id: id.clone(),
             stream: plan.stream.name.clone(),
@@ -304,14 +346,23 @@ impl Engine {
                 action: action.name.clone(),
                 stream: plan.stream.name.clone(),
             };
-            let (rule, signal, changes) = (Arc::clone(&rule), stop_signal.clone(), self.changes.clone());
+            let (rule, signal, changes) =
+                (Arc::clone(&rule), stop_signal.clone(), self.changes.clone());
             let tasks = rule.tasks.clone();
             tasks.spawn_on(
                 async move {
+                    let _watched = Watched {
+                        rule: Arc::clone(&rule),
+                        action: action.name.clone(),
+                        changes: changes.clone(),
+                    };
                     let sink = GuestSink::new(guest, slots.clone());
                     let changed = |stop: Option<&super::deliver::Stop>| match stop {
                         Some(reason) => {
-                            rule.enter(RuleState::Failed(format!("{}: {}", action.name, reason.0)), &changes);
+                            rule.enter(
+                                RuleState::Failed(format!("{}: {}", action.name, reason.0)),
+                                &changes,
+                            );
                         }
                         None => rule.recover(&changes),
                     };
@@ -324,7 +375,9 @@ impl Engine {
             let (input, over) = (Arc::clone(&input), rule.lingering.clone());
             rule.tasks.spawn_on(
                 async move {
-                    let Some(output) = input.outputs.get(place) else { return };
+                    let Some(output) = input.outputs.get(place) else {
+                        return;
+                    };
                     tokio::select! {
                         () = output.linger() => {}
                         () = over.cancelled() => {}
@@ -335,7 +388,10 @@ impl Engine {
         }
         self.rules.lock().insert(id, Arc::clone(&rule));
         source.source.join(input);
-        rule.enter(RuleState::Running, &self.changes);
+        let state = rule
+            .source_trouble()
+            .map_or(RuleState::Running, RuleState::Failed);
+        rule.enter(state, &self.changes);
         Ok(())
     }
 
@@ -354,17 +410,32 @@ impl Engine {
                 Reach::Named(id) => self.parts.pool.lease(TENANT, id, rule),
                 Reach::Anonymous { typ, props } => {
                     let id = format!("{label}-{typ}-{role}");
-                    self.parts.pool.lease_anonymous(TENANT, &id, typ, props.clone(), rule)
+                    self.parts
+                        .pool
+                        .lease_anonymous(TENANT, &id, typ, props.clone(), rule)
                 }
             }
-            .map_err(|source| StartError::Connection { rule: rule.to_owned(), slot: slot.slot.clone(), source })?;
-            grants.push(Grant { slot: slot.slot.clone(), target: Arc::clone(&lease) as _ });
+            .map_err(|source| StartError::Connection {
+                rule: rule.to_owned(),
+                slot: slot.slot.clone(),
+                source: Box::new(source),
+            })?;
+            grants.push(Grant {
+                slot: slot.slot.clone(),
+                target: Arc::clone(&lease) as _,
+            });
             leases.push(lease);
         }
         Ok((leases, grants))
     }
 
-    fn guest_config(&self, rule: &str, label: &str, plan: &GuestPlan, grants: Vec<Grant>) -> GuestConfig {
+    fn guest_config(
+        &self,
+        rule: &str,
+        label: &str,
+        plan: &GuestPlan,
+        grants: Vec<Grant>,
+    ) -> GuestConfig {
         GuestConfig {
             tenant: TENANT.into(),
             rule: rule.into(),
@@ -376,13 +447,26 @@ impl Engine {
     }
 
     /// The source of a stream: the one that runs already where the stream is shared, else a new one.
-    fn source(self: &Arc<Self>, rule: &str, plan: &Arc<StreamPlan>) -> Result<Arc<RunningSource>, StartError> {
-        let key = if plan.shared { format!("stream/{}", plan.name) } else { format!("rule/{rule}/{}", plan.name) };
+    /// How it comes back after an error is up to the rule that starts it.
+    fn source(
+        self: &Arc<Self>,
+        rule: &str,
+        plan: &Arc<StreamPlan>,
+        restart: RestartStrategy,
+    ) -> Result<Arc<RunningSource>, StartError> {
+        let key = if plan.shared {
+            format!("stream/{}", plan.name)
+        } else {
+            format!("rule/{rule}/{}", plan.name)
+        };
         if let Some(running) = self.sources.lock().get(&key) {
             return Ok(Arc::clone(running));
         }
         let (owner, part) = if plan.shared {
-            (format!("$$subtopo_{}", plan.name), format!("subtopo_{}", plan.name))
+            (
+                format!("$$subtopo_{}", plan.name),
+                format!("subtopo_{}", plan.name),
+            )
         } else {
             (rule.to_owned(), plan.name.clone())
         };
@@ -398,7 +482,11 @@ impl Engine {
             })
             .collect();
         let config = self.guest_config(rule, &plan.name, &plan.guest, grants);
-        let mut guest = SourceGuest::new(&self.parts.runtime, Arc::clone(&plan.guest.connector), config);
+        let mut guest = SourceGuest::new(
+            &self.parts.runtime,
+            Arc::clone(&plan.guest.connector),
+            config,
+        );
         let running = Arc::new(RunningSource {
             source: Source::new(plan.name.clone(), plan.format.clone()),
             slots: Slots::new(leases),
@@ -407,24 +495,24 @@ impl Engine {
             key: key.clone(),
             waker: guest.waker(),
             stop: CancellationToken::new(),
+            failed: Mutex::default(),
             ended: watch::channel(false).0,
             finish: watch::channel(None).0,
             gone: AtomicBool::new(false),
             tasks: TaskTracker::new(),
         });
-        let checkpoints =
-            Checkpoints { store: self.parts.store.clone(), tenant: TENANT.into(), key: key.clone() };
+        let checkpoints = Checkpoints {
+            store: self.parts.store.clone(),
+            tenant: TENANT.into(),
+            key: key.clone(),
+        };
         self.sources.lock().insert(key, Arc::clone(&running));
         let opening = Opening::new(&self.opening);
         let engine = Arc::clone(self);
         let this = Arc::clone(&running);
         running.tasks.spawn_on(
             async move {
-                let resume = checkpoints.last().await;
-                let end = this.source.run(&mut guest, resume, &checkpoints, &this.stop, opening).await;
-                if let End::Failed(reason) = &end {
-                    engine.source_failed(&this.key, reason);
-                }
+                engine.read(&this, &mut guest, &checkpoints, opening, &restart).await;
                 this.ended.send_replace(true);
                 let mut finish = this.finish.subscribe();
                 let deadline = tokio::select! {
@@ -448,11 +536,68 @@ impl Engine {
         Ok(running)
     }
 
-    /// Every rule on that source stops with the reason.
-    fn source_failed(&self, key: &str, reason: &str) {
-        for rule in self.rules() {
-            if rule.source.key == key {
-                rule.enter(RuleState::Failed(format!("source {}: {reason}", rule.stream)), &self.changes);
+    /// Reads, and after an error again as often as the strategy says.
+    async fn read(
+        &self,
+        running: &Arc<RunningSource>,
+        guest: &mut SourceGuest,
+        checkpoints: &Checkpoints,
+        opening: Opening,
+        restart: &RestartStrategy,
+    ) {
+        let mut opening = Some(opening);
+        let mut failures = 0;
+        loop {
+            let resume = checkpoints.last().await;
+            let before = running.source.stats.reads.load(Ordering::Relaxed);
+            let source = &running.source;
+            let wait = match source
+                .run(guest, resume, checkpoints, &running.stop, opening.take())
+                .await
+            {
+                End::Stopped | End::Finished => return,
+                End::Abandoned => {
+                    tracing::warn!(stream = %source.stream, "a batch was abandoned; reading goes on from the last final checkpoint");
+                    source.renew();
+                    Duration::from_secs(1)
+                }
+                End::Failed(reason) => {
+                    self.source_failed(running, Some(reason));
+                    if source.stats.reads.load(Ordering::Relaxed) > before {
+                        failures = 0;
+                    }
+                    let Some(wait) = restart_delay(restart, failures, rand::random()) else {
+                        return;
+                    };
+                    failures += 1;
+                    wait
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = settle_on(source, checkpoints) => {}
+                () = running.stop.cancelled() => return,
+            }
+            self.source_failed(running, None);
+        }
+    }
+
+    /// Every rule on that source stops with the reason, or goes on.
+    fn source_failed(&self, source: &Arc<RunningSource>, reason: Option<String>) {
+        // A rule that is about to join sees it then.
+        let _joining = self.joining.lock();
+        if source.failed.lock().is_none() && reason.is_none() {
+            return;
+        }
+        *source.failed.lock() = reason;
+        for rule in self
+            .rules()
+            .iter()
+            .filter(|rule| Arc::ptr_eq(&rule.source, source))
+        {
+            match rule.source_trouble() {
+                Some(trouble) => rule.enter(RuleState::Failed(trouble), &self.changes),
+                None => rule.recover(&self.changes),
             }
         }
     }
@@ -460,14 +605,42 @@ impl Engine {
     /// Stops a rule: it leaves its source, or the source stops with its last rule; its actions
     /// drain until `deadline`, and what is left goes to their disk queues.
     pub async fn stop(&self, id: &str, deadline: Instant) -> bool {
-        let Some(rule) = self.rules.lock().remove(id) else { return false };
+        let Some(rule) = self.rules.lock().remove(id) else {
+            return false;
+        };
         rule.enter(RuleState::Stopping, &self.changes);
-        let last = rule.source.source.leave(id);
+        let last = {
+            let _joining = self.joining.lock();
+            let last = rule.source.source.is_alone(id);
+            if last {
+                // From now on a rule that starts on this stream gets a source of its own.
+                let mut sources = self.sources.lock();
+                if sources
+                    .get(&rule.source.key)
+                    .is_some_and(|running| Arc::ptr_eq(running, &rule.source))
+                {
+                    sources.remove(&rule.source.key);
+                }
+            } else {
+                rule.source.source.leave(id);
+                rule.input
+                    .outputs
+                    .iter()
+                    .for_each(|output| output.action.let_go());
+            }
+            last
+        };
         if last {
-            self.sources.lock().remove(&rule.source.key);
+            // It stays until the reading has ended: what is read meanwhile is still for it.
             rule.source.stop_reading(deadline).await;
+            rule.source.source.seal();
         }
         rule.end_actions(deadline).await;
+        for output in &rule.input.outputs {
+            if let Err(error) = output.action.disk().close().await {
+                tracing::warn!(rule = %rule.id, action = %output.action.name, %error, "the disk queue was not closed in good order");
+            }
+        }
         if last {
             rule.source.gone.store(true, Ordering::Relaxed);
             rule.source.end(deadline).await;
@@ -478,8 +651,12 @@ impl Engine {
 
     /// Stops everything, in order: sources, actions, settlement.
     pub async fn stop_all(&self, deadline: Instant) {
-        let rules: Vec<_> = std::mem::take(&mut *self.rules.lock()).into_values().collect();
-        let sources: Vec<_> = std::mem::take(&mut *self.sources.lock()).into_values().collect();
+        let rules: Vec<_> = std::mem::take(&mut *self.rules.lock())
+            .into_values()
+            .collect();
+        let sources: Vec<_> = std::mem::take(&mut *self.sources.lock())
+            .into_values()
+            .collect();
         for rule in &rules {
             rule.enter(RuleState::Stopping, &self.changes);
         }
@@ -489,6 +666,9 @@ impl Engine {
         }
         for source in &sources {
             source.stop_reading(deadline).await;
+        }
+        for source in &sources {
+            source.source.seal();
         }
         for rule in &rules {
             rule.tell_actions(deadline);
@@ -521,7 +701,10 @@ impl Rule {
         self.tell_actions(deadline);
         self.tasks.close();
         // A moment beyond the deadline, for what must still go to disk.
-        if tokio::time::timeout_at(deadline + Duration::from_secs(2), self.tasks.wait()).await.is_err() {
+        if tokio::time::timeout_at(deadline + Duration::from_secs(2), self.tasks.wait())
+            .await
+            .is_err()
+        {
             tracing::error!(rule = %self.id, "an action did not end in time");
         }
     }
@@ -539,8 +722,32 @@ impl RunningSource {
     async fn end(&self, deadline: Instant) {
         self.finish.send_replace(Some(deadline));
         self.tasks.close();
-        if tokio::time::timeout_at(deadline + Duration::from_secs(2), self.tasks.wait()).await.is_err() {
+        if tokio::time::timeout_at(deadline + Duration::from_secs(2), self.tasks.wait())
+            .await
+            .is_err()
+        {
             tracing::error!(stream = %self.source.stream, "the source did not end in time");
+        }
+        // Whatever task is dropped from now on has not made anything final.
+        self.source.ledger().seal();
+    }
+}
+
+/// An action's task: one that panics must not leave a rule that seems to run.
+struct Watched {
+    rule: Arc<Rule>,
+    action: String,
+    changes: broadcast::Sender<RuleChange>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let words = format!(
+                "{}: ended by a fault of the host; the log has more",
+                self.action
+            );
+            self.rule.enter(RuleState::Failed(words), &self.changes);
         }
     }
 }
@@ -557,11 +764,15 @@ impl Opening {
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        self.0.send_modify(|opening| *opening = opening.saturating_sub(1));
+        self.0
+            .send_modify(|opening| *opening = opening.saturating_sub(1));
     }
 }
 
 /// Goes on settling after the reading has ended.
 async fn settle_on(source: &Source, checkpoints: &Checkpoints) {
-    source.ledger().settle_with(checkpoints, Duration::from_secs(1)).await;
+    source
+        .ledger()
+        .settle_with(checkpoints, Duration::from_secs(1))
+        .await;
 }

@@ -17,6 +17,11 @@ use super::settle::Ticket;
 use crate::error::ConnectionError;
 use crate::message::{Batch, Message};
 
+/// The code of a dead letter that no query has seen: as it came from its stream.
+pub const UNREAD: &str = "payload";
+/// The code of a dead letter that passed the query and failed in an action's output steps.
+pub const UNSHAPED: &str = "output";
+
 /// A rule, as its source sees it.
 #[derive(Debug)]
 pub struct RuleInput {
@@ -46,7 +51,10 @@ impl Newest {
     /// Keeps so many; none for 0.
     #[must_use]
     pub fn new(keep: usize) -> Self {
-        Self { keep, rows: Mutex::default() }
+        Self {
+            keep,
+            rows: Mutex::default(),
+        }
     }
 
     fn see(&self, batch: &[Message]) {
@@ -61,7 +69,10 @@ impl Newest {
             }
             let shown = message.payload.len().min(SHOWN);
             // A copy: a slice would keep the whole buffer it came in.
-            rows.push_back((now, Bytes::copy_from_slice(message.payload.get(..shown).unwrap_or_default())));
+            rows.push_back((
+                now,
+                Bytes::copy_from_slice(message.payload.get(..shown).unwrap_or_default()),
+            ));
         }
     }
 
@@ -91,9 +102,16 @@ pub struct Output {
     /// The action.
     pub action: Arc<Action>,
     plan: Arc<OutputPlan>,
-    batcher: Option<Mutex<Batcher<Ticket>>>,
+    batcher: Option<Mutex<Waiting>>,
     /// The batcher has rows that wait for a time.
     waits: Notify,
+}
+
+/// Rows that wait to fill a payload, and what becomes of it when there is no room for it.
+#[derive(Debug)]
+struct Waiting {
+    batcher: Batcher<Ticket>,
+    admission: Admission,
 }
 
 impl RuleInput {
@@ -105,15 +123,21 @@ impl RuleInput {
             Passing::Messages(places) => places.len(),
             Passing::Rows(built) => built.len(),
         };
-        self.stats.messages_in.fetch_add(rows.batch().len() as u64, Ordering::Relaxed);
-        self.stats.rows_out.fetch_add(passed as u64, Ordering::Relaxed);
+        self.stats
+            .messages_in
+            .fetch_add(rows.batch().len() as u64, Ordering::Relaxed);
+        self.stats
+            .rows_out
+            .fetch_add(passed as u64, Ordering::Relaxed);
         if selection.type_errors > 0 {
-            self.stats.type_errors.fetch_add(selection.type_errors, Ordering::Relaxed);
+            self.stats
+                .type_errors
+                .fetch_add(selection.type_errors, Ordering::Relaxed);
         }
         for failure in &selection.failures {
             self.stats.failures.fetch_add(1, Ordering::Relaxed);
             if let Some(message) = rows.batch().get(failure.index as usize) {
-                let reason = ConnectionError::permanent("payload", failure.reason.clone());
+                let reason = ConnectionError::permanent(UNREAD, failure.reason.clone());
                 self.bury(Batch::from(vec![message.clone()]), ticket, reason);
             }
         }
@@ -135,8 +159,19 @@ impl Output {
     /// An action behind its output steps.
     #[must_use]
     pub fn new(action: Arc<Action>, plan: Arc<OutputPlan>) -> Self {
-        let batcher = plan.batcher().map(Mutex::new);
-        Self { action, plan, batcher, waits: Notify::new() }
+        let waiting = |batcher| {
+            Mutex::new(Waiting {
+                batcher,
+                admission: Admission::Wait,
+            })
+        };
+        let batcher = plan.batcher().map(waiting);
+        Self {
+            action,
+            plan,
+            batcher,
+            waits: Notify::new(),
+        }
     }
 
     fn accept(
@@ -148,12 +183,15 @@ impl Output {
         newest: Option<&Newest>,
     ) {
         if let Some(batcher) = &self.batcher {
-            let mut batcher = batcher.lock();
-            let batched = batcher.push(rows, selection, Instant::now(), |_| ticket.clone());
-            let waiting = batcher.due().is_some();
+            let mut held = batcher.lock();
+            held.admission = admission;
+            let batched = held
+                .batcher
+                .push(rows, selection, Instant::now(), |_| ticket.clone());
+            let waiting = held.batcher.due().is_some();
             // In the lock: what is flushed later must queue up later.
             self.send(batched, admission, newest);
-            drop(batcher);
+            drop(held);
             if waiting {
                 self.waits.notify_one();
             }
@@ -169,12 +207,28 @@ impl Output {
             output.batch
         } else {
             let pairs = output.batch.iter().zip(output.rendered);
-            pairs.map(|(message, rendered)| under(message.clone(), rendered)).collect::<Vec<_>>().into()
+            pairs
+                .map(|(message, rendered)| under(message.clone(), rendered))
+                .collect::<Vec<_>>()
+                .into()
         };
         if let Some(newest) = newest {
             newest.see(&batch);
         }
         self.action.accept(batch, vec![ticket.clone()], admission);
+    }
+
+    /// A dead letter comes again, from where it died: before the query for the whole rule, before the
+    /// output steps or at the sink for this action alone.
+    pub fn again(&self, rule: &RuleInput, rows: &RowBatch, code: &str, ticket: &Ticket) {
+        match code {
+            UNREAD => rule.accept(rows, ticket, Admission::Wait),
+            UNSHAPED => self.accept(rows, &rule.query.run(rows), ticket, Admission::Wait, None),
+            _ => {
+                self.action
+                    .accept(rows.batch().clone(), vec![ticket.clone()], Admission::Wait);
+            }
+        }
     }
 
     fn send(&self, batched: Batched<Ticket>, admission: Admission, newest: Option<&Newest>) {
@@ -186,22 +240,28 @@ impl Output {
             if let Some(newest) = newest {
                 newest.see(std::slice::from_ref(&message));
             }
-            self.action.accept(Batch::from(vec![message]), tickets, admission);
+            self.action
+                .accept(Batch::from(vec![message]), tickets, admission);
         }
     }
 
     fn bury(&self, message: Message, reason: &str, ticket: Ticket) {
-        let reason = ConnectionError::permanent("output", reason);
-        self.action.bury(Batch::from(vec![message]), vec![ticket], reason);
+        let reason = ConnectionError::permanent(UNSHAPED, reason);
+        self.action
+            .bury(Batch::from(vec![message]), vec![ticket], reason);
     }
 
     /// Rows that wait to fill a batch go now.
     pub fn flush(&self) {
         if let Some(batcher) = &self.batcher {
-            let mut batcher = batcher.lock();
-            let batched = batcher.flush();
-            self.send(batched, Admission::Wait, None);
+            self.flush_held(&mut batcher.lock());
         }
+    }
+
+    /// Rows of reads for which nobody waits may be dropped here too: the links may be down for days.
+    fn flush_held(&self, held: &mut Waiting) {
+        let batched = held.batcher.flush();
+        self.send(batched, held.admission, None);
     }
 
     /// Flushes when the lingering is over; runs as long as the rule.
@@ -209,15 +269,14 @@ impl Output {
         let Some(batcher) = &self.batcher else { return };
         loop {
             let waits = self.waits.notified();
-            let due = batcher.lock().due();
+            let due = batcher.lock().batcher.due();
             match due {
                 None => waits.await,
                 Some(due) => {
                     tokio::time::sleep_until(due).await;
-                    let mut batcher = batcher.lock();
-                    if batcher.due().is_some_and(|due| due <= Instant::now()) {
-                        let batched = batcher.flush();
-                        self.send(batched, Admission::Wait, None);
+                    let mut held = batcher.lock();
+                    if held.batcher.due().is_some_and(|due| due <= Instant::now()) {
+                        self.flush_held(&mut held);
                     }
                 }
             }

@@ -27,7 +27,12 @@ pub struct Letters {
 
 #[async_trait]
 impl Graveyard for Letters {
-    async fn bury(&self, batch: &Batch, reason: &ConnectionError, attempts: u32) -> Result<(), String> {
+    async fn bury(
+        &self,
+        batch: &Batch,
+        reason: &ConnectionError,
+        attempts: u32,
+    ) -> Result<(), String> {
         let letters = batch
             .iter()
             .map(|message| DeadLetter {
@@ -43,7 +48,11 @@ impl Graveyard for Letters {
                 at_ms: super::now_ms(),
             })
             .collect();
-        self.store.bury(letters).await.map(drop).map_err(|error| crate::error::chain(&error))
+        self.store
+            .bury(letters)
+            .await
+            .map(drop)
+            .map_err(|error| crate::error::chain(&error))
     }
 }
 
@@ -76,7 +85,11 @@ impl Committer for Checkpoints {
     async fn commit(&self, checkpoint: &str) -> bool {
         let mut tries: u32 = 0;
         loop {
-            match self.store.commit(&self.tenant, &self.key, 0, checkpoint).await {
+            match self
+                .store
+                .commit(&self.tenant, &self.key, 0, checkpoint)
+                .await
+            {
                 Ok(Commit::Committed) => return true,
                 Ok(Commit::Fenced) => {
                     tracing::error!(key = %self.key, "another owner has taken over this source");

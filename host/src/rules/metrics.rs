@@ -16,7 +16,12 @@ impl Rule {
     pub fn newest(&self) -> Vec<Row> {
         let text = |payload: &[u8]| String::from_utf8_lossy(payload).into_owned();
         let rows = self.input.newest.rows().into_iter();
-        rows.map(|(at_ms, payload)| Row { at_ms, rule: self.id.clone(), text: text(&payload) }).collect()
+        rows.map(|(at_ms, payload)| Row {
+            at_ms,
+            rule: self.id.clone(),
+            text: text(&payload),
+        })
+        .collect()
     }
 
     /// Everything there is to show of it.
@@ -28,7 +33,10 @@ impl Rule {
         let mut trouble = Vec::new();
         for (action, slots) in actions().zip(&self.slots) {
             if let Some(words) = action.blocked() {
-                warnings.push(format!("{}: the disk queue takes nothing, upstream waits: {words}", action.name));
+                warnings.push(format!(
+                    "{}: the disk queue takes nothing, upstream waits: {words}",
+                    action.name
+                ));
             }
             if let Some(words) = action.progress.trouble.lock().clone() {
                 trouble.push(format!("{}: {words}", action.name));
@@ -46,12 +54,16 @@ impl Rule {
             status: state.word().to_owned(),
             message,
             records_in: self.input.stats.messages_in.load(Relaxed),
-            records_out: actions().map(|action| action.progress.written.load(Relaxed)).sum(),
+            records_out: actions()
+                .map(|action| action.progress.written.load(Relaxed))
+                .sum(),
             selected: self.input.stats.rows_out.load(Relaxed),
             queued: actions().map(|action| action.queued() as u64).sum(),
             disk_messages: actions().map(|action| action.disk().len()).sum(),
             disk_bytes: actions().map(|action| action.disk().bytes()).sum(),
-            dead_letters: actions().map(|action| action.progress.buried.load(Relaxed)).sum(),
+            dead_letters: actions()
+                .map(|action| action.progress.buried.load(Relaxed))
+                .sum(),
             warnings,
             metrics: self.metrics(),
         }
@@ -83,15 +95,32 @@ impl Rule {
             connection(&prefix, &self.source.slots, &mut all);
         }
         let query = &self.input.stats;
-        all.insert("op_query_0_records_in_total".to_owned(), query.messages_in.load(Relaxed).into());
-        all.insert("op_query_0_records_out_total".to_owned(), query.rows_out.load(Relaxed).into());
-        all.insert("op_query_0_exceptions_total".to_owned(), query.failures.load(Relaxed).into());
-        all.insert("op_query_0_type_errors_total".to_owned(), query.type_errors.load(Relaxed).into());
+        all.insert(
+            "op_query_0_records_in_total".to_owned(),
+            query.messages_in.load(Relaxed).into(),
+        );
+        all.insert(
+            "op_query_0_records_out_total".to_owned(),
+            query.rows_out.load(Relaxed).into(),
+        );
+        all.insert(
+            "op_query_0_exceptions_total".to_owned(),
+            query.failures.load(Relaxed).into(),
+        );
+        all.insert(
+            "op_query_0_type_errors_total".to_owned(),
+            query.type_errors.load(Relaxed).into(),
+        );
         let parts = self.input.outputs.iter().zip(&self.slots).zip(&self.guests);
         for ((output, slots), guest) in parts {
             let action = &output.action;
             let prefix = format!("sink_{}_0", action.name);
-            let (words, at) = action.progress.last_failure.lock().clone().unwrap_or_default();
+            let (words, at) = action
+                .progress
+                .last_failure
+                .lock()
+                .clone()
+                .unwrap_or_default();
             let written = action.progress.written.load(Relaxed);
             let figures = Figures {
                 records_in: action.accepted.load(Relaxed),
@@ -164,9 +193,18 @@ fn connection(prefix: &str, slots: &Slots, all: &mut Map<String, Value>) {
     let status = lowest.unwrap_or_default();
     let values = [
         ("connection_status", json!(metric)),
-        ("connection_last_connected_time", json!(status.last_connected_ms)),
-        ("connection_last_disconnected_time", json!(status.last_disconnected_ms)),
-        ("connection_last_disconnected_message", json!(status.err.clone().unwrap_or_default())),
+        (
+            "connection_last_connected_time",
+            json!(status.last_connected_ms),
+        ),
+        (
+            "connection_last_disconnected_time",
+            json!(status.last_disconnected_ms),
+        ),
+        (
+            "connection_last_disconnected_message",
+            json!(status.err.clone().unwrap_or_default()),
+        ),
         ("connection_last_try_time", json!(status.last_try_ms)),
     ];
     for (name, value) in values {

@@ -11,11 +11,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use super::output::{DynamicProperty, OutputPlan, dynamic_properties};
-use super::query::{Format, Query, StreamStatement};
 use super::engine::TENANT;
+use super::output::{DynamicProperty, OutputPlan, dynamic_properties};
+use super::query::{Field, Format, Query, StreamStatement};
 use super::spill::SpillOptions;
-use crate::config::{ActionDef, ConnectorDef, Manifest, ManifestError, RuleDef, nearest, pointer_to};
+use crate::config::{
+    ActionDef, ConnectorDef, Manifest, ManifestError, RuleDef, nearest, pointer_to,
+};
 use crate::connections::pool::Pool;
 use crate::connections::{Interface, Properties};
 use crate::progress::Progress;
@@ -39,6 +41,8 @@ pub struct StreamPlan {
     pub shared: bool,
     /// How payloads are decoded where a query looks inside.
     pub format: Format,
+    /// The declared columns; none: whatever comes.
+    pub fields: Vec<Field>,
     /// Topic, path, table: as the statement gives it.
     pub datasource: String,
     /// The source.
@@ -179,14 +183,24 @@ impl Planner<'_> {
             match self.pool.look_at(TENANT, &def.id, &def.typ, &def.props) {
                 Ok(look) => {
                     for warning in look.warnings {
-                        self.warn(&format!("{}/props{}", def.pointer, warning.at), warning.message);
+                        self.warn(
+                            &format!("{}/props{}", def.pointer, warning.at),
+                            warning.message,
+                        );
                     }
                     self.offers.insert(def.id.clone(), look.interfaces);
                 }
                 Err(errors) => {
                     for error in errors {
-                        let below = if error.at == "/typ" { String::new() } else { "/props".to_owned() };
-                        self.error(&format!("{}{below}{}", def.pointer, error.at), error.message);
+                        let below = if error.at == "/typ" {
+                            String::new()
+                        } else {
+                            "/props".to_owned()
+                        };
+                        self.error(
+                            &format!("{}{below}{}", def.pointer, error.at),
+                            error.message,
+                        );
                     }
                 }
             }
@@ -198,20 +212,34 @@ impl Planner<'_> {
             let statement = match StreamStatement::parse(&def.sql) {
                 Ok(statement) => statement,
                 Err(error) => {
-                    self.errors.push(self.manifest.error_within(&def.pointer, error.line, error.column, error.message));
+                    self.errors.push(self.manifest.error_within(
+                        &def.pointer,
+                        error.line,
+                        error.column,
+                        error.message,
+                    ));
                     continue;
                 }
             };
             for warning in &statement.warnings {
-                let warning = self.manifest.error_within(&def.pointer, warning.line, warning.column, &warning.message);
+                let warning = self.manifest.error_within(
+                    &def.pointer,
+                    warning.line,
+                    warning.column,
+                    &warning.message,
+                );
                 self.warnings.push(warning);
             }
             if plan.streams.contains_key(&statement.name) {
-                self.error(&def.pointer, format!("a stream named \"{}\" is there already", statement.name));
+                self.error(
+                    &def.pointer,
+                    format!("a stream named \"{}\" is there already", statement.name),
+                );
                 continue;
             }
             if let Some(stream) = self.stream(&statement, &def.pointer).await {
-                plan.streams.insert(statement.name.clone(), Arc::new(stream));
+                plan.streams
+                    .insert(statement.name.clone(), Arc::new(stream));
             }
         }
     }
@@ -246,17 +274,35 @@ impl Planner<'_> {
             places.insert(name.clone(), pointer.to_owned());
             props.insert(name.clone(), value.clone());
         }
-        let connector = self.connector(&statement.typ, pointer, Role::Source).await?;
+        let connector = self
+            .connector(&statement.typ, pointer, Role::Source)
+            .await?;
         if !statement.datasource.is_empty() {
             places.insert("datasource".to_owned(), pointer.to_owned());
-            props.insert("datasource".to_owned(), Value::from(statement.datasource.clone()));
+            props.insert(
+                "datasource".to_owned(),
+                Value::from(statement.datasource.clone()),
+            );
         }
-        let place = |name: &str| places.get(name).cloned().unwrap_or_else(|| pointer.to_owned());
-        let guest = self.guest(connector, &statement.typ, Role::Source, props, pointer, &place)?;
+        let place = |name: &str| {
+            places
+                .get(name)
+                .cloned()
+                .unwrap_or_else(|| pointer.to_owned())
+        };
+        let guest = self.guest(
+            connector,
+            &statement.typ,
+            Role::Source,
+            props,
+            pointer,
+            &place,
+        )?;
         Some(StreamPlan {
             name: statement.name.clone(),
             shared: statement.shared,
             format: statement.row_format(),
+            fields: statement.fields.clone(),
             datasource: statement.datasource.clone(),
             guest,
         })
@@ -268,7 +314,12 @@ impl Planner<'_> {
             let query = match Query::parse(&def.sql) {
                 Ok(query) => Some(query.with_nil_fields(def.options.send_nil_field)),
                 Err(error) => {
-                    self.errors.push(self.manifest.error_within(&sql, error.line, error.column, error.message));
+                    self.errors.push(self.manifest.error_within(
+                        &sql,
+                        error.line,
+                        error.column,
+                        error.message,
+                    ));
                     None
                 }
             };
@@ -281,21 +332,48 @@ impl Planner<'_> {
             let Some(query) = query else { continue };
             let Some(stream) = plan.streams.get(query.stream()).cloned() else {
                 // A stream that is there but broken was complained about already.
-                if self.manifest.streams.iter().all(|def| !mentions(&def.sql, query.stream())) {
+                if self
+                    .manifest
+                    .streams
+                    .iter()
+                    .all(|def| !mentions(&def.sql, query.stream()))
+                {
                     let known: Vec<&str> = plan.streams.keys().map(String::as_str).collect();
-                    let message =
-                        format!("there is no stream \"{}\"{}", query.stream(), among(query.stream(), &known));
+                    let message = format!(
+                        "there is no stream \"{}\"{}",
+                        query.stream(),
+                        among(query.stream(), &known)
+                    );
                     self.error(&sql, message);
                 }
                 continue;
             };
-            if actions.len() == def.actions.len() {
-                plan.rules.push(RulePlan { def: def.clone(), query: Arc::new(query), stream, actions });
+            let unknown = query.unknown_fields(&stream.fields);
+            for error in &unknown {
+                self.errors.push(self.manifest.error_within(
+                    &sql,
+                    error.line,
+                    error.column,
+                    &error.message,
+                ));
+            }
+            if unknown.is_empty() && actions.len() == def.actions.len() {
+                plan.rules.push(RulePlan {
+                    def: def.clone(),
+                    query: Arc::new(query),
+                    stream,
+                    actions,
+                });
             }
         }
     }
 
-    async fn action(&mut self, def: &ActionDef, place: usize, rule: &RuleDef) -> Option<ActionPlan> {
+    async fn action(
+        &mut self,
+        def: &ActionDef,
+        place: usize,
+        rule: &RuleDef,
+    ) -> Option<ActionPlan> {
         let name = format!("{}_{place}", def.typ);
         let mut props = def.props.clone();
         let connector = self.connector(&def.typ, &def.pointer, Role::Sink).await;
@@ -309,7 +387,10 @@ impl Planner<'_> {
                 None
             }
         };
-        let own = connector.as_ref().map(|c| schema_properties(&schema(c, Role::Sink))).unwrap_or_default();
+        let own = connector
+            .as_ref()
+            .map(|c| schema_properties(&schema(c, Role::Sink)))
+            .unwrap_or_default();
         let kept: Vec<&str> = own.iter().map(String::as_str).collect();
         let output = match OutputPlan::from_properties(&props, &kept) {
             Ok(planned) => {
@@ -330,15 +411,28 @@ impl Planner<'_> {
         };
         let connector = connector?;
         let subject = self.rendered(&connector, &props, &def.pointer)?;
-        let topic = props.get("topic").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let topic = props
+            .get("topic")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
         let guest = self.guest(connector, &def.typ, Role::Sink, props, &def.pointer, &at)?;
         let mut spill = spill?;
         for warning in &spill.warnings {
-            self.warn(&format!("{}{}", def.pointer, warning.at), warning.message.clone());
+            self.warn(
+                &format!("{}{}", def.pointer, warning.at),
+                warning.message.clone(),
+            );
         }
         spill.adopt(&rule.options);
         let output = Arc::new(output?.with_dynamic(subject.into_iter().collect()));
-        Some(ActionPlan { name, output, spill, topic, guest })
+        Some(ActionPlan {
+            name,
+            output,
+            spill,
+            topic,
+            guest,
+        })
     }
 
     /// The property whose text is rendered for each message, into its subject. None after a mistake.
@@ -360,12 +454,17 @@ impl Planner<'_> {
         };
         let mut subject = None;
         for (name, property) in found {
-            let render = schema.pointer(&pointer_to("/properties", &name)).and_then(|own| own.get(RENDER));
+            let render = schema
+                .pointer(&pointer_to("/properties", &name))
+                .and_then(|own| own.get(RENDER));
             if render.and_then(Value::as_str) == Some("subject") {
                 subject = Some(property);
             } else {
                 let at = pointer_to(pointer, &name);
-                self.error(&at, format!("\"{name}\" is not rendered per message; \"{{{{\" has no place in it"));
+                self.error(
+                    &at,
+                    format!("\"{name}\" is not rendered per message; \"{{{{\" has no place in it"),
+                );
                 return None;
             }
         }
@@ -385,7 +484,14 @@ impl Planner<'_> {
         let schema = schema(&connector, role);
         let own = schema_properties(&schema);
         let before = self.errors.len();
-        let slots = self.slots(&connector.descriptor.slots, typ, &mut props, &own, pointer, at);
+        let slots = self.slots(
+            &connector.descriptor.slots,
+            typ,
+            &mut props,
+            &own,
+            pointer,
+            at,
+        );
         self.validate(&schema, &own, typ, role, &props, pointer, at);
         if self.errors.len() > before {
             return None;
@@ -397,7 +503,11 @@ impl Planner<'_> {
                 .is_some_and(|property| property.get(RENDER).is_some());
             !(rendered && value.as_str().is_some_and(DynamicProperty::is_dynamic))
         });
-        Some(GuestPlan { connector, config: Value::Object(props).to_string(), slots })
+        Some(GuestPlan {
+            connector,
+            config: Value::Object(props).to_string(),
+            slots,
+        })
     }
 
     fn slots(
@@ -411,23 +521,34 @@ impl Planner<'_> {
     ) -> Vec<SlotPlan> {
         let mut chosen: HashMap<String, String> = HashMap::new();
         for selector in ["connectionSelector", "connentionSelector"] {
-            let Some(value) = props.remove(selector) else { continue };
+            let Some(value) = props.remove(selector) else {
+                continue;
+            };
             if selector == "connentionSelector" {
-                self.warn(&at(selector), "\"connentionSelector\" is taken for \"connectionSelector\"");
+                self.warn(
+                    &at(selector),
+                    "\"connentionSelector\" is taken for \"connectionSelector\"",
+                );
             }
             match (value.as_str(), slots) {
                 (Some(id), [only]) => {
                     chosen.insert(only.name.clone(), id.to_owned());
                 }
                 (Some(_), []) => {
-                    self.error(&at(selector), format!("\"{typ}\" uses no connection; leave \"{selector}\" out"));
+                    self.error(
+                        &at(selector),
+                        format!("\"{typ}\" uses no connection; leave \"{selector}\" out"),
+                    );
                 }
                 (Some(id), many) => {
                     let required: Vec<_> = many.iter().filter(|slot| !slot.optional).collect();
                     if let [only] = required.as_slice() {
                         chosen.insert(only.name.clone(), id.to_owned());
                     } else {
-                        let names: Vec<_> = many.iter().map(|slot| format!("\"{}\"", slot.name)).collect();
+                        let names: Vec<_> = many
+                            .iter()
+                            .map(|slot| format!("\"{}\"", slot.name))
+                            .collect();
                         let message = format!(
                             "\"{typ}\" has several slots ({}): name a connection for each in \"connections\"",
                             names.join(", ")
@@ -435,7 +556,10 @@ impl Planner<'_> {
                         self.error(&at(selector), message);
                     }
                 }
-                (None, _) => self.error(&at(selector), format!("\"{selector}\" is the id of a connection, a string")),
+                (None, _) => self.error(
+                    &at(selector),
+                    format!("\"{selector}\" is the id of a connection, a string"),
+                ),
             }
         }
         match props.remove("connections") {
@@ -443,16 +567,23 @@ impl Planner<'_> {
                 for (slot, id) in map {
                     let names: Vec<&str> = slots.iter().map(|slot| slot.name.as_str()).collect();
                     if !names.contains(&slot.as_str()) {
-                        let message = format!("\"{typ}\" has no slot \"{slot}\"{}", among(&slot, &names));
+                        let message =
+                            format!("\"{typ}\" has no slot \"{slot}\"{}", among(&slot, &names));
                         self.error(&at("connections"), message);
                     } else if let Some(id) = id.as_str() {
                         chosen.insert(slot, id.to_owned());
                     } else {
-                        self.error(&at("connections"), format!("slot \"{slot}\": the id of a connection is a string"));
+                        self.error(
+                            &at("connections"),
+                            format!("slot \"{slot}\": the id of a connection is a string"),
+                        );
                     }
                 }
             }
-            Some(_) => self.error(&at("connections"), "\"connections\" is an object: slot to connection id"),
+            Some(_) => self.error(
+                &at("connections"),
+                "\"connections\" is an object: slot to connection id",
+            ),
             None => {}
         }
         let mut filled = Vec::new();
@@ -460,10 +591,16 @@ impl Planner<'_> {
             if let Some(id) = chosen.get(&slot.name) {
                 if self.named(id, slot, pointer) {
                     self.ignore_connection_properties(id, props, own, at);
-                    filled.push(SlotPlan { slot: slot.name.clone(), reach: Reach::Named(id.clone()) });
+                    filled.push(SlotPlan {
+                        slot: slot.name.clone(),
+                        reach: Reach::Named(id.clone()),
+                    });
                 }
             } else if let Some(reach) = self.anonymous(slot, typ, props, own, pointer, at) {
-                filled.push(SlotPlan { slot: slot.name.clone(), reach });
+                filled.push(SlotPlan {
+                    slot: slot.name.clone(),
+                    reach,
+                });
             }
         }
         filled
@@ -472,16 +609,28 @@ impl Planner<'_> {
     /// The connection is defined and offers what the slot wants.
     fn named(&mut self, id: &str, slot: &Slot, pointer: &str) -> bool {
         let Some(def) = self.manifest.connections.iter().find(|def| def.id == id) else {
-            let known: Vec<&str> = self.manifest.connections.iter().map(|def| def.id.as_str()).collect();
-            self.error(pointer, format!("there is no connection \"{id}\"{}", among(id, &known)));
+            let known: Vec<&str> = self
+                .manifest
+                .connections
+                .iter()
+                .map(|def| def.id.as_str())
+                .collect();
+            self.error(
+                pointer,
+                format!("there is no connection \"{id}\"{}", among(id, &known)),
+            );
             return false;
         };
         // One that cannot be built was complained about where it stands.
-        let Some(offers) = self.offers.get(id) else { return false };
+        let Some(offers) = self.offers.get(id) else {
+            return false;
+        };
         if offers.iter().all(|interface| *interface != slot.interface) {
             let message = format!(
                 "slot \"{}\" wants \"{}\", and connection \"{id}\" is of type \"{}\", which does not offer it",
-                slot.name, slot.interface.as_str(), def.typ
+                slot.name,
+                slot.interface.as_str(),
+                def.typ
             );
             self.error(pointer, message);
             return false;
@@ -497,18 +646,33 @@ impl Planner<'_> {
         own: &[String],
         at: &dyn Fn(&str) -> String,
     ) {
-        let Some(def) = self.manifest.connections.iter().find(|def| def.id == id) else { return };
+        let Some(def) = self.manifest.connections.iter().find(|def| def.id == id) else {
+            return;
+        };
         for name in self.connection_names(&def.typ, props, own) {
             props.remove(&name);
-            self.warn(&at(&name), format!("\"{name}\" has no effect here: connection \"{id}\" decides"));
+            self.warn(
+                &at(&name),
+                format!("\"{name}\" has no effect here: connection \"{id}\" decides"),
+            );
         }
     }
 
     /// Which of these properties a connection of that type knows and the connector does not.
-    fn connection_names(&self, typ: &str, props: &Map<String, Value>, own: &[String]) -> Vec<String> {
+    fn connection_names(
+        &self,
+        typ: &str,
+        props: &Map<String, Value>,
+        own: &[String],
+    ) -> Vec<String> {
         let known = self.pool.property_names(typ);
         let is_known = |name: &&String| known.iter().any(|known| known.eq_ignore_ascii_case(name));
-        props.keys().filter(|name| !own.contains(name)).filter(is_known).cloned().collect()
+        props
+            .keys()
+            .filter(|name| !own.contains(name))
+            .filter(is_known)
+            .cloned()
+            .collect()
     }
 
     /// A connection of the stream's or action's own, from its properties.
@@ -525,7 +689,8 @@ impl Planner<'_> {
             if !slot.optional {
                 let message = format!(
                     "\"{typ}\" needs a connection for its slot \"{}\" ({}): name one in \"connectionSelector\"",
-                    slot.name, slot.interface.as_str()
+                    slot.name,
+                    slot.interface.as_str()
                 );
                 self.error(pointer, message);
             }
@@ -549,11 +714,17 @@ impl Planner<'_> {
                 }
             }
         }
-        Some(Reach::Anonymous { typ: typ.to_ascii_lowercase(), props: given })
+        Some(Reach::Anonymous {
+            typ: typ.to_ascii_lowercase(),
+            props: given,
+        })
     }
 
     /// The connector's own schema, on what is left. An unknown name gets the nearest valid one.
-    #[allow(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one call site; a struct would only rename them"
+    )]
     fn validate(
         &mut self,
         schema: &Value,
@@ -570,14 +741,22 @@ impl Planner<'_> {
             let names: Vec<&str> = own.iter().map(String::as_str).collect();
             for name in props.keys().filter(|name| !own.contains(name)) {
                 known.remove(name);
-                let message = format!("\"{name}\" is no property of the {} \"{typ}\"{}", role.word(), among(name, &names));
-                self.errors.push(self.manifest.error_at_key(&at(name), message));
+                let message = format!(
+                    "\"{name}\" is no property of the {} \"{typ}\"{}",
+                    role.word(),
+                    among(name, &names)
+                );
+                self.errors
+                    .push(self.manifest.error_at_key(&at(name), message));
             }
         }
         let validator = match jsonschema::validator_for(schema) {
             Ok(validator) => validator,
             Err(error) => {
-                self.error(pointer, format!("the schema of connector \"{typ}\" is not valid: {error}"));
+                self.error(
+                    pointer,
+                    format!("the schema of connector \"{typ}\" is not valid: {error}"),
+                );
                 return;
             }
         };
@@ -592,7 +771,17 @@ impl Planner<'_> {
                     Some(rest) => format!("{}/{rest}", at(name)),
                 },
             };
-            self.error(&place, format!("{}: {error}", if path.is_empty() { typ } else { path.trim_start_matches('/') }));
+            self.error(
+                &place,
+                format!(
+                    "{}: {error}",
+                    if path.is_empty() {
+                        typ
+                    } else {
+                        path.trim_start_matches('/')
+                    }
+                ),
+            );
         }
     }
 
@@ -608,20 +797,34 @@ impl Planner<'_> {
             Role::Sink => connector.has_sink,
         };
         if !has {
-            let other = if role == Role::Source { "sink" } else { "source" };
-            self.error(pointer, format!("connector \"{name}\" has no {}, only a {other}", role.word()));
+            let other = if role == Role::Source {
+                "sink"
+            } else {
+                "source"
+            };
+            self.error(
+                pointer,
+                format!(
+                    "connector \"{name}\" has no {}, only a {other}",
+                    role.word()
+                ),
+            );
             return None;
         }
         Some(connector)
     }
 
     async fn load(&mut self, name: &str, pointer: &str) -> Option<Arc<Connector>> {
-        let own: Option<&ConnectorDef> = self.manifest.connectors.iter().find(|def| def.name == name);
+        let own: Option<&ConnectorDef> =
+            self.manifest.connectors.iter().find(|def| def.name == name);
         let (wasm, place) = if let Some(def) = own {
             match tokio::fs::read(&def.path).await {
                 Ok(bytes) => (Bytes::from(bytes), def.pointer.clone()),
                 Err(error) => {
-                    let message = format!("connector \"{name}\": {} cannot be read: {error}", def.path.display());
+                    let message = format!(
+                        "connector \"{name}\": {} cannot be read: {error}",
+                        def.path.display()
+                    );
                     self.error(&def.pointer, message);
                     return None;
                 }
@@ -631,13 +834,19 @@ impl Planner<'_> {
         } else {
             let mut known: Vec<&str> = crate::connectors::names();
             known.extend(self.manifest.connectors.iter().map(|def| def.name.as_str()));
-            self.error(pointer, format!("there is no connector \"{name}\"{}", among(name, &known)));
+            self.error(
+                pointer,
+                format!("there is no connector \"{name}\"{}", among(name, &known)),
+            );
             return None;
         };
         match self.runtime.load(name, wasm, self.progress).await {
             Ok(connector) => Some(connector),
             Err(error) => {
-                self.error(&place, format!("connector \"{name}\": {}", crate::error::chain(&error)));
+                let file = own
+                    .map(|def| format!("{}: ", def.path.display()))
+                    .unwrap_or_default();
+                self.error(&place, format!("{file}{}", crate::error::chain(&error)));
                 None
             }
         }
@@ -659,13 +868,17 @@ fn among(found: &str, known: &[&str]) -> String {
 
 /// A broken CREATE STREAM may still have been meant for this name.
 fn mentions(sql: &str, name: &str) -> bool {
-    sql.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '-').any(|word| word == name)
+    sql.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '-')
+        .any(|word| word == name)
 }
 
 /// The schema of one role: a connector with two documents keeps them under `$defs`.
 fn schema(connector: &Connector, role: Role) -> Value {
     let whole = &connector.descriptor.config_schema;
-    whole.pointer(&format!("/$defs/{}", role.word())).unwrap_or(whole).clone()
+    whole
+        .pointer(&format!("/$defs/{}", role.word()))
+        .unwrap_or(whole)
+        .clone()
 }
 
 fn schema_properties(schema: &Value) -> Vec<String> {

@@ -32,7 +32,12 @@ impl Item {
     /// Messages to write.
     #[must_use]
     pub fn new(batch: Batch, tickets: Vec<Ticket>) -> Self {
-        Self { batch, tickets, since: Instant::now(), reason: None }
+        Self {
+            batch,
+            tickets,
+            since: Instant::now(),
+            reason: None,
+        }
     }
 
     /// How many messages it is.
@@ -294,7 +299,9 @@ mod tests {
     use crate::rules::settle::Ledger;
 
     fn write(count: usize) -> Item {
-        let messages = (0..count).map(|n| Message::new(n.to_string())).collect::<Vec<_>>();
+        let messages = (0..count)
+            .map(|n| Message::new(n.to_string()))
+            .collect::<Vec<_>>();
         Item::new(messages.into(), Vec::new())
     }
 
@@ -302,7 +309,10 @@ mod tests {
     fn what_promises_nothing_is_dropped_when_full_and_counted() {
         let queue = Queue::new(3);
         assert!(queue.offer(write(2)));
-        assert!(queue.offer(write(2)), "one place is left: the batch goes in whole");
+        assert!(
+            queue.offer(write(2)),
+            "one place is left: the batch goes in whole"
+        );
         assert!(!queue.offer(write(5)));
         assert_eq!((queue.messages(), queue.dropped()), (4, 5));
     }
@@ -314,7 +324,11 @@ mod tests {
             queue.push(write(count));
         }
         assert_eq!(join(&queue.take(8)).len(), 7);
-        assert_eq!(join(&queue.take(1)).len(), 5, "at least one item, however large");
+        assert_eq!(
+            join(&queue.take(1)).len(),
+            5,
+            "at least one item, however large"
+        );
         assert!(queue.take(1).is_empty());
     }
 
@@ -332,24 +346,26 @@ mod tests {
         let ledger = Ledger::new();
         for _ in 0..3 {
             let ticket = ledger.open(Some(Box::new(Waits)), None, 1);
-            queue.push(Item { tickets: vec![ticket], ..write(1) });
+            queue.push(Item {
+                tickets: vec![ticket],
+                ..write(1)
+            });
         }
         assert_eq!((queue.messages(), queue.lossless()), (3, 3));
         drop(queue.take_all());
-        assert_eq!((queue.messages(), queue.lossless(), ledger.open_reads()), (0, 0, 0));
+        assert_eq!(
+            (queue.messages(), queue.lossless(), ledger.open_reads()),
+            (0, 0, 0)
+        );
     }
 
     #[tokio::test]
     async fn room_is_announced_to_who_waits_for_it() {
-        let queue = std::sync::Arc::new(Queue::new(1));
+        let queue = Queue::new(1);
         queue.push(write(1));
-        let waiting = tokio::task::spawn({
-            let queue = std::sync::Arc::clone(&queue);
-            async move { queue.room().await }
-        });
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
-        drop(queue.take(10));
-        waiting.await.unwrap();
+        assert!(!queue.has_room());
+        let waiting = tokio::time::timeout(std::time::Duration::from_secs(5), queue.room());
+        let (woken, ()) = tokio::join!(waiting, async { drop(queue.take(10)) });
+        woken.unwrap();
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::action::Admission;
 use super::engine::{Engine, TENANT};
+use super::query::RowBatch;
 use super::settle::{Ledger, Settle};
 use crate::error::chain;
 use crate::message::Batch;
@@ -48,7 +48,11 @@ impl Resender {
     /// For the rules of this engine.
     #[must_use]
     pub fn new(store: Store, engine: Arc<Engine>) -> Self {
-        Self { store, engine, delivered: Arc::default() }
+        Self {
+            store,
+            engine,
+            delivered: Arc::default(),
+        }
     }
 
     /// Runs until told to stop.
@@ -78,23 +82,37 @@ impl Resender {
         };
         let rules = self.engine.rules();
         for waiting in waiting.iter().filter(|waiting| waiting.tenant == TENANT) {
-            let rule = rules.iter().find(|rule| rule.id == waiting.rule);
-            let mut actions = rule.iter().flat_map(|rule| &rule.input.outputs).map(|output| &output.action);
             // Its rule does not run: the letters wait for it.
-            let Some(action) = actions.find(|action| action.name == waiting.action) else { continue };
-            if !action.has_room() {
+            let Some(rule) = rules.iter().find(|rule| rule.id == waiting.rule) else {
+                continue;
+            };
+            let mut outputs = rule.input.outputs.iter();
+            let Some(output) = outputs.find(|output| output.action.name == waiting.action) else {
+                continue;
+            };
+            if !output.action.has_room() {
                 continue;
             }
-            match self.store.take_resends(TENANT, &waiting.rule, &waiting.action, AT_ONCE).await {
+            match self
+                .store
+                .take_resends(TENANT, &waiting.rule, &waiting.action, AT_ONCE)
+                .await
+            {
                 Ok(letters) => {
                     for kept in letters {
-                        let settle = Letter { id: kept.id, delivered: Arc::clone(&self.delivered) };
+                        let settle = Letter {
+                            id: kept.id,
+                            delivered: Arc::clone(&self.delivered),
+                        };
                         let ticket = Ledger::new().open(Some(Box::new(settle)), None, 1);
                         let batch = Batch::from(vec![kept.letter.message]);
-                        action.accept(batch, vec![ticket], Admission::Wait);
+                        let rows = RowBatch::new(batch, rule.source.source.format().clone());
+                        output.again(&rule.input, &rows, &kept.letter.code, &ticket);
                     }
                 }
-                Err(error) => tracing::debug!(error = %chain(&error), "dead letters cannot be taken"),
+                Err(error) => {
+                    tracing::debug!(error = %chain(&error), "dead letters cannot be taken")
+                }
             }
         }
     }

@@ -57,6 +57,10 @@ struct State {
     /// Final, with a checkpoint to write before their takes settle.
     ready: VecDeque<Entry>,
     abandoned: bool,
+    /// What is entered now comes too late.
+    sealed: bool,
+    /// Another owner writes the checkpoints now.
+    fenced: bool,
 }
 
 #[derive(Debug)]
@@ -103,12 +107,24 @@ impl Ledger {
 
     /// Enters a read. It is final when the last clone of the ticket is dropped.
     #[must_use]
-    pub fn open(&self, takes: Option<Box<dyn Settle>>, checkpoint: Option<String>, messages: usize) -> Ticket {
+    pub fn open(
+        &self,
+        takes: Option<Box<dyn Settle>>,
+        checkpoint: Option<String>,
+        messages: usize,
+    ) -> Ticket {
         let lossless = takes.as_ref().is_some_and(|takes| takes.lossless());
         let read_at = Instant::now();
         let mut state = self.0.state.lock();
         let number = state.first + state.entries.len() as u64;
-        state.entries.push_back(Entry { takes, checkpoint, messages: messages as u64, read_at, last: false });
+        state.abandoned |= state.sealed;
+        state.entries.push_back(Entry {
+            takes,
+            checkpoint,
+            messages: messages as u64,
+            read_at,
+            last: false,
+        });
         drop(state);
         Ticket(Arc::new(Open {
             ledger: Arc::clone(&self.0),
@@ -130,7 +146,11 @@ impl Ledger {
     #[must_use]
     pub fn oldest(&self) -> Option<Instant> {
         let state = self.0.state.lock();
-        state.ready.front().or_else(|| state.entries.front()).map(|entry| entry.read_at)
+        state
+            .ready
+            .front()
+            .or_else(|| state.entries.front())
+            .map(|entry| entry.read_at)
     }
 
     /// Something was abandoned: nothing settles any more, and the source must go back to its last
@@ -138,6 +158,12 @@ impl Ledger {
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
         self.0.state.lock().abandoned
+    }
+
+    /// Another owner has taken over: reading again would be of no use.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.0.state.lock().fenced
     }
 
     /// Messages that became final.
@@ -196,7 +222,11 @@ impl Ledger {
         // The entries stay where they are until the write is done: dropped in the middle, nothing is lost.
         let (count, newest) = {
             let state = self.0.state.lock();
-            let newest = state.ready.iter().rev().find_map(|entry| entry.checkpoint.clone());
+            let newest = state
+                .ready
+                .iter()
+                .rev()
+                .find_map(|entry| entry.checkpoint.clone());
             (state.ready.len(), newest)
         };
         if count == 0 {
@@ -212,16 +242,31 @@ impl Ledger {
                 self.0.finish(entry);
             }
         } else {
+            // Never to be committed: the takes are given up with their entries.
             state.abandoned = true;
+            state.fenced = true;
+            state.ready.clear();
         }
         self.0.release(&mut state);
         drop(state);
         self.0.quiet.notify_waiters();
     }
 
+    /// The end: what is not final by now never will be here, whoever still drops a ticket.
+    pub fn seal(&self) {
+        let mut state = self.0.state.lock();
+        state.abandoned |= !(state.entries.is_empty() && state.ready.is_empty());
+        state.sealed = true;
+        drop(state);
+        self.0.quiet.notify_waiters();
+    }
+
     fn someone_waits(&self) -> bool {
         let state = self.0.state.lock();
-        state.ready.iter().any(|entry| entry.takes.as_ref().is_some_and(|takes| takes.lossless()))
+        state
+            .ready
+            .iter()
+            .any(|entry| entry.takes.as_ref().is_some_and(|takes| takes.lossless()))
     }
 
     async fn wait_for_work(&self) {
@@ -246,7 +291,10 @@ impl Shared {
             entry.last = true;
         }
         self.release(&mut state);
-        let (work, quiet) = (!state.ready.is_empty(), state.entries.is_empty());
+        let (work, quiet) = (
+            !state.ready.is_empty(),
+            state.entries.is_empty() || state.abandoned,
+        );
         drop(state);
         if work {
             self.work.notify_one();
@@ -262,7 +310,9 @@ impl Shared {
             return;
         }
         while state.entries.front().is_some_and(|entry| entry.last) {
-            let Some(entry) = state.entries.pop_front() else { return };
+            let Some(entry) = state.entries.pop_front() else {
+                return;
+            };
             state.first += 1;
             if entry.checkpoint.is_none() && state.ready.is_empty() {
                 self.finish(entry);
@@ -274,7 +324,8 @@ impl Shared {
 
     fn finish(&self, entry: Entry) {
         let us = u64::try_from(entry.read_at.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.settled_messages.fetch_add(entry.messages, Ordering::Relaxed);
+        self.settled_messages
+            .fetch_add(entry.messages, Ordering::Relaxed);
         self.latency_us.fetch_add(us, Ordering::Relaxed);
         self.last_latency_us.store(us, Ordering::Relaxed);
         if let Some(takes) = entry.takes {
@@ -305,7 +356,9 @@ impl Ticket {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.ledger.close(self.number, self.abandoned.load(Ordering::Relaxed));
+        // A task that panics has delivered nothing of what it drops.
+        let abandoned = self.abandoned.load(Ordering::Relaxed) || std::thread::panicking();
+        self.ledger.close(self.number, abandoned);
     }
 }
 
@@ -350,7 +403,10 @@ mod tests {
         let second = ledger.open(take(2, &log), None, 1);
         drop(second);
         drop(first);
-        assert!(log.lock().is_empty(), "the first read still has a share out");
+        assert!(
+            log.lock().is_empty(),
+            "the first read still has a share out"
+        );
         drop(share);
         assert_eq!(*log.lock(), [1, 2]);
         assert_eq!(ledger.open_reads(), 0);
@@ -406,6 +462,59 @@ mod tests {
         drop(ledger.open(take(2, &log), None, 1));
         assert!(log.lock().is_empty());
         assert!(ledger.is_abandoned());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fenced_source_does_not_ask_the_store_again_and_again() {
+        let ledger = Ledger::new();
+        let disk = Disk::default();
+        disk.fenced.store(true, Ordering::Relaxed);
+        let log = Arc::default();
+        drop(ledger.open(take(1, &log), Some("one".into()), 1));
+        let settling = ledger.settle_with(&disk, Duration::ZERO);
+        assert!(
+            tokio::time::timeout(Duration::from_secs(60), settling)
+                .await
+                .is_err()
+        );
+        assert_eq!(disk.written.lock().len(), 1);
+    }
+
+    #[test]
+    fn a_task_that_panics_acknowledges_nothing() {
+        let log = Arc::default();
+        let ledger = Ledger::new();
+        let ticket = ledger.open(take(1, &log), None, 1);
+        let end = std::thread::spawn(move || {
+            let _held = ticket;
+            panic!("as a task may");
+        });
+        assert!(end.join().is_err());
+        assert!(ledger.is_abandoned() && log.lock().is_empty());
+    }
+
+    #[test]
+    fn after_the_end_a_ticket_that_is_dropped_acknowledges_nothing() {
+        let log = Arc::default();
+        let ledger = Ledger::new();
+        let early = ledger.open(take(1, &log), None, 1);
+        ledger.seal();
+        drop(early);
+        drop(ledger.open(take(2, &log), None, 1));
+        assert!(log.lock().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_the_rest_is_told_at_once_when_it_was_abandoned() {
+        let ledger = Ledger::new();
+        let (first, second) = (ledger.open(None, None, 1), ledger.open(None, None, 1));
+        let begin = Instant::now();
+        let (drained, ()) = tokio::join!(ledger.drained(begin + Duration::from_secs(10)), async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            second.abandon();
+        });
+        assert!(!drained && begin.elapsed() < Duration::from_secs(1));
+        drop(first);
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 //! One task per source. It is the only one that reads, so order is the guest's; it never waits for
 //! an action on which somebody upstream depends (`Admission`).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::action::Admission;
-use super::fan::RuleInput;
+use super::fan::{RuleInput, UNREAD};
 use super::query::{Format, RowBatch};
 use super::settle::{Committer, Ledger, Settle, Ticket};
 use crate::error::{ConnectionError, ErrorKind};
@@ -23,6 +24,11 @@ use crate::runtime::{GuestError, Read, SourceGuest, Takes};
 /// before the one is dead-lettered.
 const READS_PER_MESSAGE: u32 = 3;
 const RETRY_CAP: Duration = Duration::from_secs(10);
+/// Messages dead-lettered for traps within a minute before the source ends: a connector that is
+/// broken must not drain a broker into the dead letters.
+const TRAPPED_PER_MINUTE: usize = 10;
+/// The shortest wait after an idle read.
+const IDLE_FLOOR: Duration = Duration::from_millis(1);
 /// How often the checkpoint of a source that takes nothing is written, at most.
 const CHECKPOINT_SPACING: Duration = Duration::from_secs(1);
 
@@ -51,7 +57,10 @@ pub struct Source {
     /// What it counts.
     pub stats: SourceStats,
     format: Format,
+    /// Held for reading while a batch is handed on: a rule that has left gets nothing any more.
     inputs: RwLock<Arc<Vec<Arc<RuleInput>>>>,
+    /// The actions have been told to end: what a guest still returns is not taken in.
+    sealed: AtomicBool,
     ledger: Mutex<Ledger>,
 }
 
@@ -87,12 +96,18 @@ pub enum End {
     Stopped,
     /// Nothing more, ever.
     Finished,
+    /// A batch was abandoned, and with it all later ones: it has to read again from its last final
+    /// checkpoint, after [`Source::renew`].
+    Abandoned,
     /// It cannot work: the rules stop with this sentence.
     Failed(String),
 }
 
 /// The failure may lie in a message, not in the weather.
 fn chokes(error: &GuestError) -> bool {
+    if error.is_before_work() {
+        return false;
+    }
     match error {
         GuestError::Said { error, .. } => error.kind == ErrorKind::Permanent,
         GuestError::Trapped { .. } | GuestError::Overtime { .. } => true,
@@ -109,8 +124,15 @@ impl Source {
             stats: SourceStats::default(),
             format,
             inputs: RwLock::default(),
+            sealed: AtomicBool::new(false),
             ledger: Mutex::new(Ledger::new()),
         }
+    }
+
+    /// How its payloads are written.
+    #[must_use]
+    pub fn format(&self) -> &Format {
+        &self.format
     }
 
     /// A rule joins, at "now".
@@ -124,16 +146,37 @@ impl Source {
     /// A rule leaves. True: it was the last.
     pub fn leave(&self, rule: &str) -> bool {
         let mut inputs = self.inputs.write();
-        let left: Vec<_> = inputs.iter().filter(|input| input.rule != rule).cloned().collect();
+        let left: Vec<_> = inputs
+            .iter()
+            .filter(|input| input.rule != rule)
+            .cloned()
+            .collect();
         let last = left.is_empty();
         *inputs = Arc::new(left);
         last
+    }
+
+    /// It is the only rule here.
+    #[must_use]
+    pub fn is_alone(&self, rule: &str) -> bool {
+        self.inputs.read().iter().all(|input| input.rule == rule)
+    }
+
+    /// Hands nothing on any more: what a late read returns is not acknowledged and comes again.
+    pub fn seal(&self) {
+        let _inputs = self.inputs.write();
+        self.sealed.store(true, Ordering::Relaxed);
     }
 
     /// Reads that are not final.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         self.ledger.lock().clone()
+    }
+
+    /// Begins a new ledger: nothing of the one before will be acknowledged.
+    pub fn renew(&self) {
+        std::mem::take(&mut *self.ledger.lock()).seal();
     }
 
     /// Reads until told to stop, and beside that settles. `opening` is dropped once the guest's
@@ -180,20 +223,34 @@ impl Source {
             }
         }
         failures = 0;
+        let mut trapped = VecDeque::new();
         loop {
             if stop.is_cancelled() {
                 return End::Stopped;
             }
+            // A source that always has something must let the settling have its turn.
+            tokio::task::consume_budget().await;
+            let ledger = self.ledger();
+            if ledger.is_fenced() {
+                return End::Failed("another owner has taken over its checkpoints".to_owned());
+            }
+            if ledger.is_abandoned() {
+                return End::Abandoned;
+            }
             match guest.read().await {
-                Ok(Read::Messages { batch, checkpoint, takes }) => {
+                Ok(Read::Messages {
+                    batch,
+                    checkpoint,
+                    takes,
+                }) => {
                     failures = 0;
-                    self.hand_on(batch, checkpoint, takes).await;
+                    self.hand_on(batch, checkpoint, takes, stop).await;
                 }
                 Ok(Read::Idle(wait)) => {
                     failures = 0;
                     self.flush();
                     tokio::select! {
-                        () = tokio::time::sleep(wait) => {}
+                        () = tokio::time::sleep(wait.max(IDLE_FLOOR)) => {}
                         () = stop.cancelled() => {}
                     }
                 }
@@ -205,8 +262,15 @@ impl Source {
                 }
                 Err(error) => {
                     failures += 1;
-                    if failures >= READS_PER_MESSAGE && chokes(&error) {
-                        self.look_closely(guest, &error, failures);
+                    let choked = failures >= READS_PER_MESSAGE && chokes(&error);
+                    if choked && self.look_closely(guest, &error, failures) {
+                        // The next message has its own tries.
+                        failures = READS_PER_MESSAGE;
+                        if too_many_trapped(&mut trapped, &error) {
+                            return End::Failed(format!(
+                                "more than {TRAPPED_PER_MINUTE} messages in a minute made the connector trap: {error}"
+                            ));
+                        }
                     }
                     if let Some(end) = self.failed(&error, failures, stop).await {
                         return end;
@@ -217,22 +281,62 @@ impl Source {
     }
 
     /// Hands a batch to every rule, then waits where nobody upstream does.
-    async fn hand_on(&self, batch: Batch, checkpoint: Option<String>, takes: Takes) {
-        let inputs = Arc::clone(&self.inputs.read());
+    async fn hand_on(
+        &self,
+        batch: Batch,
+        checkpoint: Option<String>,
+        takes: Takes,
+        stop: &CancellationToken,
+    ) {
+        let Some(waits) = self.hand_over(batch, checkpoint, takes) else {
+            return;
+        };
+        let room = async {
+            for output in waits.iter().flat_map(|input| &input.outputs) {
+                output.action.room().await;
+            }
+        };
+        // All is handed over: a stop needs no room.
+        tokio::select! {
+            () = room => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    /// Hands a batch to every rule. Some: those for whose room the source should wait.
+    fn hand_over(
+        &self,
+        batch: Batch,
+        checkpoint: Option<String>,
+        takes: Takes,
+    ) -> Option<Arc<Vec<Arc<RuleInput>>>> {
+        let inputs = self.inputs.read();
+        if self.sealed.load(Ordering::Relaxed) {
+            return None;
+        }
         let count = batch.len();
         self.stats.reads.fetch_add(1, Ordering::Relaxed);
-        self.stats.messages.fetch_add(count as u64, Ordering::Relaxed);
-        self.stats.last_read_ms.store(super::now_ms(), Ordering::Relaxed);
-        let alone = inputs.iter().map(|input| input.outputs.len()).sum::<usize>() <= 1;
+        self.stats
+            .messages
+            .fetch_add(count as u64, Ordering::Relaxed);
+        self.stats
+            .last_read_ms
+            .store(super::now_ms(), Ordering::Relaxed);
+        let alone = inputs
+            .iter()
+            .map(|input| input.outputs.len())
+            .sum::<usize>()
+            <= 1;
         let received = takes.received();
+        let repeatable = takes.is_empty() && !alone && !received;
         let settle: Option<Box<dyn Settle>> = if takes.is_empty() {
-            (!alone && !received).then(|| Box::new(Repeatable) as Box<dyn Settle>)
+            repeatable.then(|| Box::new(Repeatable) as Box<dyn Settle>)
         } else {
             Some(Box::new(ReadTakes(takes)))
         };
         let ticket = self.ledger().open(settle, checkpoint, count);
         if count == 0 {
-            return;
+            return None;
         }
         let admission = match (ticket.lossless(), alone) {
             (true, _) => Admission::Always,
@@ -243,31 +347,34 @@ impl Source {
         for input in inputs.iter() {
             input.accept(&rows, &ticket, admission);
         }
-        drop(ticket);
-        if admission == Admission::Wait {
-            for output in inputs.iter().flat_map(|input| &input.outputs) {
-                output.action.room().await;
-            }
-        }
+        // What no connection bounds is bounded by the queues; they make room by going to disk.
+        (repeatable || admission == Admission::Wait).then(|| Arc::clone(&inputs))
     }
 
     /// The source can give no more for a while: rows that wait to fill a batch go now.
     fn flush(&self) {
-        let inputs = Arc::clone(&self.inputs.read());
+        let inputs = self.inputs.read();
         for output in inputs.iter().flat_map(|input| &input.outputs) {
             output.flush();
         }
     }
 
     /// What a failed read means. None: try again.
-    async fn failed(&self, error: &GuestError, failures: u32, stop: &CancellationToken) -> Option<End> {
+    async fn failed(
+        &self,
+        error: &GuestError,
+        failures: u32,
+        stop: &CancellationToken,
+    ) -> Option<End> {
         let words = error.to_string();
         self.stats.failures.fetch_add(1, Ordering::Relaxed);
         *self.stats.last_failure.lock() = Some((words.clone(), super::now_ms()));
         let asked = match error {
             GuestError::Said { error, .. } => match error.kind {
                 ErrorKind::Denied | ErrorKind::Misconfigured => return Some(End::Failed(words)),
-                ErrorKind::Transient | ErrorKind::Disconnected | ErrorKind::Permanent => error.retry_after,
+                ErrorKind::Transient | ErrorKind::Disconnected | ErrorKind::Permanent => {
+                    error.retry_after
+                }
             },
             _ => None,
         };
@@ -284,23 +391,31 @@ impl Source {
 
     /// Reads fail again and again on the same messages: one at a time from now on, so that only
     /// the one that does it is dead-lettered.
-    fn look_closely(&self, guest: &mut SourceGuest, error: &GuestError, failures: u32) {
+    /// True: it was.
+    fn look_closely(&self, guest: &mut SourceGuest, error: &GuestError, failures: u32) -> bool {
         if failures < 2 * READS_PER_MESSAGE {
             guest.look_closely();
-            return;
+            return false;
         }
-        let Some((message, takes)) = guest.take_suspect() else { return };
+        let Some((message, takes)) = guest.take_suspect() else {
+            return false;
+        };
         let batch = Batch::from(vec![message]);
         let reason = match error {
-            GuestError::Said { error, .. } => error.clone(),
-            other => ConnectionError::permanent("trap", other.to_string()),
+            GuestError::Said { error, .. } => {
+                ConnectionError::permanent(UNREAD, error.message.clone())
+            }
+            other => ConnectionError::permanent(UNREAD, other.to_string()),
         };
-        let ticket = self.ledger().open(Some(Box::new(ReadTakes(takes))), None, batch.len());
+        let ticket = self
+            .ledger()
+            .open(Some(Box::new(ReadTakes(takes))), None, batch.len());
         self.bury(&batch, &ticket, &reason);
+        true
     }
 
     fn bury(&self, batch: &Batch, ticket: &Ticket, reason: &ConnectionError) {
-        let inputs = Arc::clone(&self.inputs.read());
+        let inputs = self.inputs.read();
         for input in inputs.iter() {
             input.bury(batch.clone(), ticket, reason.clone());
         }
@@ -311,10 +426,23 @@ impl Source {
         let ledger = self.ledger();
         tokio::select! {
             drained = ledger.drained(deadline) => {
-                ledger.commit_ready(committer).await;
-                drained
+                // A store that takes nothing at present is not waited for.
+                let last = ledger.commit_ready(committer);
+                let in_time = tokio::time::timeout_at(deadline + CHECKPOINT_SPACING, last).await.is_ok();
+                drained && in_time
             }
             () = ledger.settle_with(committer, Duration::ZERO) => false,
         }
     }
+}
+
+/// A message was dead-lettered for a trap: whether there were too many of them lately.
+fn too_many_trapped(trapped: &mut VecDeque<Instant>, error: &GuestError) -> bool {
+    if matches!(error, GuestError::Said { .. }) {
+        return false;
+    }
+    let now = Instant::now();
+    trapped.push_back(now);
+    trapped.retain(|at| now.duration_since(*at) < Duration::from_secs(60));
+    trapped.len() > TRAPPED_PER_MINUTE
 }

@@ -136,6 +136,13 @@ impl GuestError {
         }
     }
 
+    /// It failed while it was made or opened, before it was given anything: no message is to blame.
+    #[must_use]
+    pub fn is_before_work(&self) -> bool {
+        matches!(self, Self::CannotStart { .. })
+            || matches!(self.place().phase, Phase::Start | Phase::Open)
+    }
+
     /// What the guest itself said, if it could speak.
     #[must_use]
     pub fn said(&self) -> Option<&ConnectionError> {

@@ -42,12 +42,12 @@ pub use self::source::{Read, SourceGuest, Takes, Waker};
 pub use crate::interfaces::{Grant, GuestStats};
 
 use self::cache::Cache;
-use crate::progress::Progress;
 use self::engine::Ticker;
 use self::instance::{Use, run};
 use self::state::State;
 use crate::interfaces::bindings;
 use crate::interfaces::{Host, Phase, Role};
+use crate::progress::Progress;
 
 /// How long a `close` may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);

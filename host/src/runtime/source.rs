@@ -48,7 +48,10 @@ pub struct Takes {
 impl Takes {
     fn new(taken: Vec<Taken>) -> Self {
         let received = !taken.is_empty();
-        Self { takes: taken.into_iter().flat_map(Taken::into_takes).collect(), received }
+        Self {
+            takes: taken.into_iter().flat_map(Taken::into_takes).collect(),
+            received,
+        }
     }
 
     /// The read received something, whether anybody waits for it or not.
@@ -259,7 +262,13 @@ impl SourceGuest {
     /// Takes away the one message on which the last read failed, if it is known, with its take.
     pub fn take_suspect(&mut self) -> Option<(Message, Takes)> {
         let Delivery { message, take } = self.used.subscriptions.take_suspect()?;
-        Some((message, Takes { takes: take.into_iter().collect(), received: true }))
+        Some((
+            message,
+            Takes {
+                takes: take.into_iter().collect(),
+                received: true,
+            },
+        ))
     }
 
     /// Messages that wait in its subscriptions.

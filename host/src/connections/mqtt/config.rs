@@ -233,6 +233,26 @@ fn servers(reader: &mut Reader<'_>) -> Vec<Endpoint> {
     servers
 }
 
+/// Servers and client id, where one is given: two links with the same ones end each other, whether or
+/// not the broker keeps a session. None: the host makes an id that nobody else has.
+pub(super) fn identity(given: &Properties) -> Option<String> {
+    let mut reader = Reader::new(given, PROPERTIES, Path::new(""));
+    let client_id = reader.string("clientid").filter(|id| !id.is_empty())?;
+    let mut servers: Vec<String> = servers(&mut reader).iter().map(place).collect();
+    servers.sort();
+    servers.dedup();
+    (!servers.is_empty()).then(|| format!("{} {client_id}", servers.join(",")))
+}
+
+/// Host and port, in one spelling for this machine itself.
+fn place(endpoint: &Endpoint) -> String {
+    let text = endpoint.to_string();
+    let own = ["localhost:", "[::1]:"]
+        .iter()
+        .find_map(|own| text.strip_prefix(own));
+    own.map(|port| format!("127.0.0.1:{port}")).unwrap_or(text)
+}
+
 /// eKuiper insists on a string; a number is clear enough.
 fn version(reader: &mut Reader<'_>) -> Version {
     let text = match reader.value("protocolVersion") {
@@ -307,6 +327,44 @@ mod tests {
             (Version::V5, 60, 10)
         );
         assert_eq!(config.will.unwrap().qos, 1);
+    }
+
+    #[test]
+    fn the_same_client_of_the_same_servers_is_one_however_it_is_spelled() {
+        let of = |value: serde_json::Value| identity(value.as_object().unwrap());
+        let one = of(json!({"server": "tcp://Broker.Plant:1883", "clientid": "press"}));
+        assert_eq!(one.as_deref(), Some("broker.plant:1883 press"));
+        for same in [
+            json!({"SERVER": "mqtt://broker.plant", "ClientId": "press", "enableClientSession": true}),
+            json!({"servers": ["tcp://broker.plant:1883", "mqtt://BROKER.plant"], "clientid": "press"}),
+        ] {
+            assert_eq!(of(same), one);
+        }
+        for other in [
+            json!({"server": "tcp://broker.plant:1884", "clientid": "press"}),
+            json!({"server": "tcp://broker.plant:1883", "clientid": "Press"}),
+        ] {
+            assert!(
+                of(other.clone()).is_some_and(|other| Some(other) != one),
+                "{other}"
+            );
+        }
+        let ordered = |servers: [&str; 2]| of(json!({"servers": servers, "clientid": "press"}));
+        assert_eq!(
+            ordered(["tcp://a", "tcp://b"]),
+            ordered(["tcp://b", "tcp://a"])
+        );
+        assert_eq!(
+            of(json!({"server": "tcp://localhost:1", "clientid": "x"})),
+            of(json!({"server": "tcp://127.0.0.1:1", "clientid": "x"}))
+        );
+        for anonymous in [
+            json!({"server": "tcp://broker.plant:1883"}),
+            json!({"server": "tcp://broker.plant:1883", "clientid": ""}),
+            json!({"server": "no url", "clientid": "press"}),
+        ] {
+            assert_eq!(of(anonymous.clone()), None, "{anonymous}");
+        }
     }
 
     #[test]

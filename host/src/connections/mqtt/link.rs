@@ -334,7 +334,7 @@ impl Link {
         }
         self.last_read = Instant::now();
         let packets = self.handle()?;
-        self.pace.read(self.last_read, packets);
+        self.pace.read(self.last_read, packets, count == room);
         Ok(Poll::Ready(()))
     }
 

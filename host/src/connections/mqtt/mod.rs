@@ -53,6 +53,10 @@ impl ConnectionType for Mqtt {
         let config = Config::read(properties, &context.base)?;
         Ok(Arc::new(Connected::new(config, context)))
     }
+
+    fn identity(properties: &Properties) -> Option<String> {
+        config::identity(properties)
+    }
 }
 
 /// One MQTT connection: the session, which lives as long as this does, and the link that is there
@@ -68,6 +72,8 @@ struct Connected {
     peer: Mutex<Option<String>>,
     /// A taker wants level 1 or 2 of a session that the broker forgets.
     lossy: AtomicBool,
+    /// What the last probe was told of the broker.
+    probed: Mutex<Vec<String>>,
 }
 
 impl Connected {
@@ -79,7 +85,23 @@ impl Connected {
             server: AtomicUsize::new(0),
             peer: Mutex::new(None),
             lossy: AtomicBool::new(false),
+            probed: Mutex::default(),
         }
+    }
+
+    /// The same way to the same broker as a client that it has never met and shall not remember: an
+    /// id of its own, a clean session, no will. It has no takers, and counts apart.
+    fn stranger(&self) -> Self {
+        let mut config = self.shared.config.clone();
+        config.client_id = None;
+        config.persistent = false;
+        config.session_expiry = 0;
+        config.will = None;
+        let context = Context {
+            traffic: Arc::default(),
+            ..self.shared.context.clone()
+        };
+        Self::new(config, context)
     }
 
     /// What an earlier process kept, once.
@@ -294,6 +316,33 @@ impl Connection for Connected {
         self.shared.down(true);
     }
 
+    /// CONNECT, CONNACK, DISCONNECT as a stranger to the broker: a client that runs under the
+    /// configured id, here or elsewhere, keeps its link, its session and what is queued for it.
+    async fn probe(&self) -> Result<(), ConnectionError> {
+        let stranger = self.stranger();
+        let dialled = stranger.dial_any().await;
+        if *self.shared.up.borrow() != Up::Yes {
+            *self.peer.lock() = stranger.peer();
+        }
+        let mut link = dialled?;
+        *self.probed.lock() = stranger.shared.session.lock().warnings();
+        if timeout(FAREWELL, link.farewell()).await.is_err() {
+            tracing::debug!(connection = %self.shared.context.id, "a probe ended without a farewell");
+        }
+        Ok(())
+    }
+
+    /// Each server may use up its time, then the SUBSCRIBE; the rest is for what says more than
+    /// "too late".
+    fn dial_timeout(&self) -> Duration {
+        let config = &self.shared.config;
+        let steps = u32::try_from(config.servers.len()).unwrap_or(u32::MAX);
+        config
+            .connect_timeout
+            .saturating_mul(steps.saturating_add(1))
+            .saturating_add(Duration::from_secs(1))
+    }
+
     fn waits_for_takers(&self) -> bool {
         self.shared.config.persistent
     }
@@ -314,6 +363,11 @@ impl Connection for Connected {
             );
         }
         warnings.extend(self.shared.session.lock().warnings());
+        for warning in &*self.probed.lock() {
+            if !warnings.contains(warning) {
+                warnings.push(warning.clone());
+            }
+        }
         warnings
     }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 use crate::config::Overflow;
@@ -30,9 +30,11 @@ fn said(error: ConnectionError) -> Step {
     (AT_ONCE, Err(WriteError::Said(error)), 0)
 }
 
+type Steps = Box<dyn FnMut(&[u32]) -> Step + Send>;
+
 /// What a sink does, and what became of it.
 struct Script {
-    step: Mutex<Box<dyn FnMut(&[u32]) -> Step + Send>>,
+    step: Mutex<Steps>,
     written: Mutex<Vec<u32>>,
     writing: AtomicU64,
     put_away: AtomicU64,
@@ -68,8 +70,12 @@ impl Writer for ScriptedSink {
         let mut written = self.0.written.lock();
         match &answer {
             Ok(rejected) => {
-                let rejected: BTreeSet<u32> = rejected.iter().map(|rejection| rejection.index).collect();
-                let arrived = numbers.iter().zip(0..).filter(|(_, place)| !rejected.contains(place));
+                let rejected: BTreeSet<u32> =
+                    rejected.iter().map(|rejection| rejection.index).collect();
+                let arrived = numbers
+                    .iter()
+                    .zip(0..)
+                    .filter(|(_, place)| !rejected.contains(place));
                 written.extend(arrived.map(|(number, _)| number));
             }
             Err(_) => written.extend(numbers.iter().take(arrived)),
@@ -115,7 +121,12 @@ struct Graves {
 
 #[async_trait]
 impl Graveyard for Graves {
-    async fn bury(&self, batch: &Batch, _reason: &ConnectionError, _attempts: u32) -> Result<(), String> {
+    async fn bury(
+        &self,
+        batch: &Batch,
+        _reason: &ConnectionError,
+        _attempts: u32,
+    ) -> Result<(), String> {
         if self.full.load(Ordering::Relaxed) {
             return Err("the dead letters are full".into());
         }
@@ -137,7 +148,11 @@ impl Spill for SlowDisk {
     async fn append_last(&self, messages: Vec<Message>) -> Result<Position, SpillError> {
         self.0.append_last(messages).await
     }
-    async fn peek(&self, messages: usize, bytes: usize) -> Result<Vec<(Position, Message)>, SpillError> {
+    async fn peek(
+        &self,
+        messages: usize,
+        bytes: usize,
+    ) -> Result<Vec<(Position, Message)>, SpillError> {
         self.0.peek(messages, bytes).await
     }
     async fn advance(&self, position: Position) -> Result<(), SpillError> {
@@ -194,7 +209,7 @@ struct Running {
     action: Arc<Action>,
     stop: watch::Sender<Option<Instant>>,
     changes: Arc<Mutex<Vec<Option<String>>>>,
-    task: AbortOnDropHandle<()>,
+    task: JoinSet<()>,
 }
 
 impl Bench {
@@ -221,7 +236,8 @@ impl Bench {
     }
 
     fn disk(&self) -> Arc<dyn Spill> {
-        self.set.queue("default", "rule", "sink_0", self.options.clone())
+        self.set
+            .queue("default", "rule", "sink_0", self.options.clone())
     }
 
     fn start(&self, capacity: usize) -> Running {
@@ -233,25 +249,44 @@ impl Bench {
         let (stop, signal) = watch::channel(None);
         let changes: Arc<Mutex<Vec<Option<String>>>> = Arc::default();
         let task = {
-            let (action, graves, changes) = (Arc::clone(&action), Arc::clone(&self.graves), Arc::clone(&changes));
+            let (action, graves, changes) = (
+                Arc::clone(&action),
+                Arc::clone(&self.graves),
+                Arc::clone(&changes),
+            );
             let sink = ScriptedSink(Arc::clone(&self.script), self.links.subscribe());
             let links = ScriptedLinks(self.links.subscribe());
             async move {
-                let note = |reason: Option<&Stop>| changes.lock().push(reason.map(|reason| reason.0.clone()));
+                let note = |reason: Option<&Stop>| {
+                    changes.lock().push(reason.map(|reason| reason.0.clone()))
+                };
                 action.run(sink, &*graves, &links, signal, note).await;
             }
         };
-        Running { action, stop, changes, task: AbortOnDropHandle::new(tokio::task::spawn(task)) }
+        Running {
+            action,
+            stop,
+            changes,
+            task: [task].into_iter().collect(),
+        }
     }
 
     /// A read of one message for which somebody waits.
     fn send(&self, running: &Running, number: u32) {
         let ticket = self.ticket(number);
-        assert!(running.action.accept(numbered(number), vec![ticket], Admission::Always));
+        assert!(
+            running
+                .action
+                .accept(numbered(number), vec![ticket], Admission::Always)
+        );
     }
 
     fn ticket(&self, number: u32) -> Ticket {
-        self.ledger.open(Some(Box::new(Taken(number, Arc::clone(&self.settled)))), None, 1)
+        self.ledger.open(
+            Some(Box::new(Taken(number, Arc::clone(&self.settled)))),
+            None,
+            1,
+        )
     }
 
     fn written(&self) -> Vec<u32> {
@@ -265,10 +300,10 @@ impl Bench {
 
 impl Running {
     /// Ends it as the engine does.
-    async fn end(self, patience: Duration) {
+    async fn end(mut self, patience: Duration) {
         self.action.close();
         self.stop.send_replace(Some(Instant::now() + patience));
-        self.task.await.unwrap();
+        self.task.join_next().await.unwrap().unwrap();
     }
 }
 
@@ -301,7 +336,10 @@ async fn with_a_fast_sink_nothing_touches_the_disk_and_reads_settle_in_order() {
     until("all settled", || bench.settled().len() == 500).await;
     assert_eq!((bench.written(), bench.settled()), (all(500), all(500)));
     assert_eq!(running.action.spilled.load(Ordering::Relaxed), 0);
-    assert_eq!((running.action.disk().len(), running.action.disk().bytes()), (0, 0));
+    assert_eq!(
+        (running.action.disk().len(), running.action.disk().bytes()),
+        (0, 0)
+    );
     running.end(AT_ONCE).await;
     assert_eq!(bench.script.closed.load(Ordering::Relaxed), 1);
 }
@@ -313,7 +351,10 @@ async fn while_links_are_down_everything_is_on_disk_and_settled_and_arrives_once
     bench.script.set(|_| ok(Duration::from_secs(30)));
     let running = bench.start(1024);
     bench.send(&running, 0);
-    until("a write", || bench.script.writing.load(Ordering::Relaxed) == 1).await;
+    until("a write", || {
+        bench.script.writing.load(Ordering::Relaxed) == 1
+    })
+    .await;
     bench.links.send_replace(false);
     let begin = Instant::now();
     for number in 1..100 {
@@ -321,11 +362,19 @@ async fn while_links_are_down_everything_is_on_disk_and_settled_and_arrives_once
         sleep(Duration::from_millis(2)).await;
     }
     until("all settled", || bench.settled().len() == 100).await;
-    assert!(begin.elapsed() < Duration::from_secs(1), "after {:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() < Duration::from_secs(1),
+        "after {:?}",
+        begin.elapsed()
+    );
     assert_eq!((bench.written(), bench.settled()), (Vec::new(), all(100)));
     bench.script.set(|_| ok(AT_ONCE));
     sleep(Duration::from_secs(60)).await;
-    assert_eq!(bench.written(), [0], "only the write that was under way has ended");
+    assert_eq!(
+        bench.written(),
+        [0],
+        "only the write that was under way has ended"
+    );
     bench.links.send_replace(true);
     until("all written", || bench.written().len() >= 100).await;
     sleep(Duration::from_secs(1)).await;
@@ -338,9 +387,14 @@ async fn a_batch_that_waits_for_links_alone_is_settled_at_once() {
     let bench = Bench::new(SpillOptions::default()).await;
     bench.links.send_replace(false);
     let running = bench.start(1024);
+    let begin = Instant::now();
     bench.send(&running, 0);
-    sleep(Duration::from_millis(50)).await;
     until("settled", || bench.settled() == [0]).await;
+    assert!(
+        begin.elapsed() < Duration::from_millis(50),
+        "after {:?}",
+        begin.elapsed()
+    );
     // And so are those that come one by one, long after.
     for number in 1..5 {
         sleep(Duration::from_secs(3)).await;
@@ -361,7 +415,11 @@ async fn behind_a_slow_sink_messages_go_to_disk_after_a_tenth_of_a_second_in_ord
     sleep(Duration::from_millis(20)).await;
     bench.send(&running, 1);
     sleep(Duration::from_millis(80)).await;
-    assert_eq!(bench.settled(), [] as [u32; 0], "a tenth of a second is not over");
+    assert_eq!(
+        bench.settled(),
+        [] as [u32; 0],
+        "a tenth of a second is not over"
+    );
     until("both settled", || bench.settled() == [0, 1]).await;
     assert!(bench.written().is_empty(), "the write is still under way");
     for number in 2..200 {
@@ -370,6 +428,52 @@ async fn behind_a_slow_sink_messages_go_to_disk_after_a_tenth_of_a_second_in_ord
     }
     until("all written", || bench.written().len() >= 200).await;
     assert_eq!((bench.written(), bench.settled()), (all(200), all(200)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_takes_long_holds_its_own_messages_a_second_at_most() {
+    let bench = Bench::new(SpillOptions::default()).await;
+    bench.script.set(|_| ok(Duration::from_secs(30)));
+    let running = bench.start(1024);
+    bench.send(&running, 0);
+    sleep(Duration::from_millis(900)).await;
+    assert!(bench.settled().is_empty());
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!((bench.settled(), bench.written()), (vec![0], Vec::new()));
+    until("written", || bench.written() == [0]).await;
+    until("nothing is left on disk", || {
+        running.action.disk().is_empty()
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_never_goes_to_disk_before_the_batch_in_hand() {
+    let options = SpillOptions {
+        max_messages: Some(10),
+        ..SpillOptions::default()
+    };
+    let bench = Bench::new(options).await;
+    bench.script.set(|_| ok(FOR_EVER));
+    let running = bench.start(1024);
+    // Twelve in hand do not fit; the three behind them would.
+    let many = (0..12)
+        .map(|number| Message::new(number.to_string()))
+        .collect::<Vec<_>>();
+    running
+        .action
+        .accept(many.into(), vec![bench.ticket(0)], Admission::Always);
+    sleep(Duration::from_millis(10)).await;
+    for number in 12..15 {
+        bench.send(&running, number);
+    }
+    sleep(Duration::from_secs(5)).await;
+    assert!(bench.settled().is_empty());
+    running.end(AT_ONCE).await;
+    bench.script.set(|_| ok(AT_ONCE));
+    let _running = bench.start(1024);
+    until("all written", || bench.written().len() >= 15).await;
+    assert_eq!(bench.written(), all(15));
 }
 
 #[tokio::test(start_paused = true)]
@@ -385,14 +489,22 @@ async fn a_write_goes_on_while_the_disk_is_slow_and_nothing_is_lost_when_it_ends
     }
     // Moving to disk must not stretch the write to the sum of both.
     until("the first written", || !bench.written().is_empty()).await;
-    assert!(begin.elapsed() <= Duration::from_millis(2100), "after {:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() <= Duration::from_millis(2100),
+        "after {:?}",
+        begin.elapsed()
+    );
     until("all written", || bench.written().len() >= 40).await;
     assert_eq!((bench.written(), bench.settled()), (all(40), all(40)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_full_disk_queue_acknowledges_nothing_and_says_so_and_goes_on_when_there_is_room() {
-    let options = SpillOptions { max_messages: Some(10), overflow: Some(Overflow::Block), ..SpillOptions::default() };
+    let options = SpillOptions {
+        max_messages: Some(10),
+        overflow: Some(Overflow::Block),
+        ..SpillOptions::default()
+    };
     let bench = Bench::new(options).await;
     bench.links.send_replace(false);
     let running = bench.start(1024);
@@ -410,12 +522,19 @@ async fn a_full_disk_queue_acknowledges_nothing_and_says_so_and_goes_on_when_the
     bench.links.send_replace(true);
     until("all settled", || bench.settled().len() == 30).await;
     assert_eq!(bench.written(), all(30));
-    until("it says so no longer", || running.action.blocked().is_none()).await;
+    until("it says so no longer", || {
+        running.action.blocked().is_none()
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn with_the_disk_queue_switched_off_upstream_waits_and_nothing_is_lost() {
-    let bench = Bench::new(SpillOptions { enabled: false, ..SpillOptions::default() }).await;
+    let bench = Bench::new(SpillOptions {
+        enabled: false,
+        ..SpillOptions::default()
+    })
+    .await;
     bench.links.send_replace(false);
     let running = bench.start(16);
     for number in 0..50 {
@@ -436,7 +555,11 @@ async fn with_the_disk_queue_switched_off_upstream_waits_and_nothing_is_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rule_that_leaves_a_shared_source_holds_up_nobody_with_what_it_cannot_keep() {
-    let bench = Bench::new(SpillOptions { enabled: false, ..SpillOptions::default() }).await;
+    let bench = Bench::new(SpillOptions {
+        enabled: false,
+        ..SpillOptions::default()
+    })
+    .await;
     bench.links.send_replace(false);
     let running = bench.start(16);
     for number in 0..5 {
@@ -452,7 +575,10 @@ async fn a_rule_that_leaves_a_shared_source_holds_up_nobody_with_what_it_cannot_
 #[tokio::test(start_paused = true)]
 async fn a_stop_while_a_write_hangs_puts_the_rest_on_disk_and_the_next_start_delivers_it_first() {
     // The queue's bound is smaller than what is left: it gives way this once.
-    let options = SpillOptions { max_messages: Some(15), ..SpillOptions::default() };
+    let options = SpillOptions {
+        max_messages: Some(15),
+        ..SpillOptions::default()
+    };
     let bench = Bench::new(options).await;
     bench.script.set(|_| ok(FOR_EVER));
     let running = bench.start(1024);
@@ -463,7 +589,11 @@ async fn a_stop_while_a_write_hangs_puts_the_rest_on_disk_and_the_next_start_del
     }
     let begin = Instant::now();
     running.end(Duration::from_secs(2)).await;
-    assert!((2000..2300).contains(&begin.elapsed().as_millis()), "after {:?}", begin.elapsed());
+    assert!(
+        (2000..2300).contains(&begin.elapsed().as_millis()),
+        "after {:?}",
+        begin.elapsed()
+    );
     assert_eq!((bench.written(), bench.settled()), (Vec::new(), all(40)));
     assert!(!bench.ledger.is_abandoned());
 
@@ -509,7 +639,12 @@ async fn after_the_end_nothing_is_taken_in_and_nothing_of_it_is_acknowledged() {
 #[tokio::test(start_paused = true)]
 async fn a_sink_that_is_misconfigured_parks_the_action_and_what_comes_goes_to_disk() {
     let bench = Bench::new(SpillOptions::default()).await;
-    bench.script.set(|_| said(ConnectionError::misconfigured("topic", "the topic is empty")));
+    bench.script.set(|_| {
+        said(ConnectionError::misconfigured(
+            "topic",
+            "the topic is empty",
+        ))
+    });
     let running = bench.start(1024);
     bench.send(&running, 0);
     until("stopped", || running.action.stopped().is_some()).await;
@@ -519,8 +654,15 @@ async fn a_sink_that_is_misconfigured_parks_the_action_and_what_comes_goes_to_di
     }
     until("all settled", || bench.settled() == all(30)).await;
     sleep(Duration::from_secs(3600)).await;
-    assert_eq!(bench.script.writing.load(Ordering::Relaxed), 1, "no restart loop");
-    assert_eq!(*running.changes.lock(), [Some("the topic is empty".to_owned())]);
+    assert_eq!(
+        bench.script.writing.load(Ordering::Relaxed),
+        1,
+        "no restart loop"
+    );
+    assert_eq!(
+        *running.changes.lock(),
+        [Some("the topic is empty".to_owned())]
+    );
     running.end(Duration::from_secs(1)).await;
     bench.script.set(|_| ok(AT_ONCE));
     let _running = bench.start(1024);
@@ -531,7 +673,10 @@ async fn a_sink_that_is_misconfigured_parks_the_action_and_what_comes_goes_to_di
 async fn a_restart_strategy_tries_again_as_often_as_it_says_and_loses_nothing() {
     let bench = Bench::new(SpillOptions::default()).await;
     bench.script.set(|_| said(ConnectionError::denied()));
-    let strategy = RestartStrategy { attempts: 3, ..RestartStrategy::default() };
+    let strategy = RestartStrategy {
+        attempts: 3,
+        ..RestartStrategy::default()
+    };
     let action = Action::new("sink_0".to_owned(), 1024, bench.disk()).with_restart(Some(strategy));
     let running = bench.run(action);
     for number in 0..3 {
@@ -539,14 +684,22 @@ async fn a_restart_strategy_tries_again_as_often_as_it_says_and_loses_nothing() 
     }
     sleep(Duration::from_secs(3600)).await;
     let changes = running.changes.lock().clone();
-    assert_eq!(changes.iter().filter(|change| change.is_some()).count(), 4, "the first time and three more");
+    assert_eq!(
+        changes.iter().filter(|change| change.is_some()).count(),
+        4,
+        "the first time and three more"
+    );
     assert!(changes.last().unwrap().is_some() && running.action.stopped().is_some());
     running.end(Duration::from_secs(1)).await;
 
     let mut failures = 0;
     bench.script.set(move |_| {
         failures += 1;
-        if failures < 3 { said(ConnectionError::denied()) } else { ok(AT_ONCE) }
+        if failures < 3 {
+            said(ConnectionError::denied())
+        } else {
+            ok(AT_ONCE)
+        }
     });
     let action = Action::new("sink_0".to_owned(), 1024, bench.disk()).with_restart(Some(strategy));
     let running = bench.run(action);
@@ -561,7 +714,9 @@ async fn what_nobody_waits_for_is_dropped_newest_first_or_waits_and_never_touche
     let running = bench.start(10);
     let offer = |number| {
         let ticket = bench.ledger.open(None, None, 1);
-        running.action.accept(numbered(number), vec![ticket], Admission::Offer)
+        running
+            .action
+            .accept(numbered(number), vec![ticket], Admission::Offer)
     };
     assert!(offer(0));
     sleep(Duration::from_millis(10)).await;
@@ -585,7 +740,11 @@ async fn an_offer_with_something_in_it_for_which_somebody_waits_is_always_taken(
     bench.links.send_replace(false);
     let running = bench.start(1);
     for number in 0..10 {
-        assert!(running.action.accept(numbered(number), vec![bench.ticket(number)], Admission::Offer));
+        assert!(running.action.accept(
+            numbered(number),
+            vec![bench.ticket(number)],
+            Admission::Offer
+        ));
     }
     until("all settled", || bench.settled() == all(10)).await;
     assert_eq!(running.action.dropped(), 0);
@@ -597,7 +756,9 @@ async fn dead_letters_settle_only_when_they_are_kept_and_wait_for_room() {
     let running = bench.start(1024);
     let bury = |number| {
         let reason = ConnectionError::permanent("payload", "not JSON");
-        running.action.bury(numbered(number), vec![bench.ticket(number)], reason);
+        running
+            .action
+            .bury(numbered(number), vec![bench.ticket(number)], reason);
     };
     bury(0);
     until("settled", || bench.settled() == [0]).await;
@@ -628,7 +789,11 @@ async fn dead_letters_for_which_nobody_waits_are_bounded() {
     let running = bench.start(10);
     for number in 0..1000 {
         let ticket = bench.ledger.open(None, None, 1);
-        running.action.bury(numbered(number), vec![ticket], ConnectionError::permanent("payload", "not JSON"));
+        running.action.bury(
+            numbered(number),
+            vec![ticket],
+            ConnectionError::permanent("payload", "not JSON"),
+        );
     }
     assert_eq!(running.action.dropped(), 990);
 }
@@ -655,14 +820,25 @@ async fn the_resend_interval_is_kept_between_tries() {
     bench.script.set(move |_| {
         let mut seen = seen.lock();
         seen.push(Instant::now());
-        if seen.len() < 5 { said(ConnectionError::transient("busy", "busy")) } else { ok(AT_ONCE) }
+        if seen.len() < 5 {
+            said(ConnectionError::transient("busy", "busy"))
+        } else {
+            ok(AT_ONCE)
+        }
     });
     let action = Action::new("sink_0".to_owned(), 1024, bench.disk());
     let running = bench.run(action.with_resend_interval(Some(Duration::from_millis(70))));
     bench.send(&running, 0);
     until("written", || bench.written() == [0]).await;
-    let waits: Vec<_> = times.lock().windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
-    assert!(waits.iter().all(|wait| (70..=72).contains(wait)), "{waits:?}");
+    let waits: Vec<_> = times
+        .lock()
+        .windows(2)
+        .map(|pair| (pair[1] - pair[0]).as_millis())
+        .collect();
+    assert!(
+        waits.iter().all(|wait| (70..=72).contains(wait)),
+        "{waits:?}"
+    );
 }
 
 /// Sinks that fail in every way, links that come and go, and restarts of the action in between.
@@ -677,24 +853,40 @@ async fn storm(seed: u64) {
     let calm = Arc::new(AtomicBool::new(false));
     let is_calm = Arc::clone(&calm);
     bench.script.set(move |numbers| {
-        let after = Duration::from_millis(*[0, 0, 1, 20, 250, 2500].get(sinks.random_range(0..6)).unwrap());
+        let after = Duration::from_millis(
+            *[0, 0, 1, 20, 250, 2500]
+                .get(sinks.random_range(0..6))
+                .unwrap(),
+        );
         let arrived = sinks.random_range(0..=numbers.len());
         if numbers.len() == 1 && numbers[0] % POISON == 7 {
-            return (after, Err(WriteError::Said(ConnectionError::permanent("bad", "poison"))), 0);
+            return (
+                after,
+                Err(WriteError::Said(ConnectionError::permanent(
+                    "bad", "poison",
+                ))),
+                0,
+            );
         }
         let answer = match sinks.random_range(0..20) {
             0 => Err(WriteError::Said(ConnectionError::transient("busy", "busy"))),
-            1 => Err(WriteError::Said(ConnectionError::disconnected("link", "the link is gone"))),
+            1 => Err(WriteError::Said(ConnectionError::disconnected(
+                "link",
+                "the link is gone",
+            ))),
             2 if numbers.len() > 1 => Err(WriteError::Broke("unreachable".into())),
             3 if !is_calm.load(Ordering::Relaxed) => return (FOR_EVER, Ok(Vec::new()), 0),
-            _ if numbers.iter().any(|number| number % POISON == 7) => {
-                Err(WriteError::Said(ConnectionError::permanent("bad", "poison inside")))
-            }
+            _ if numbers.iter().any(|number| number % POISON == 7) => Err(WriteError::Said(
+                ConnectionError::permanent("bad", "poison inside"),
+            )),
             4 | 5 => {
                 let places = (0..).zip(numbers).filter(|_| sinks.random_range(0..4) == 0);
                 let rejections = places.map(|(index, number)| {
                     retried.lock().insert(*number);
-                    Rejection { index, error: ConnectionError::transient("busy", "this one not now") }
+                    Rejection {
+                        index,
+                        error: ConnectionError::transient("busy", "this one not now"),
+                    }
                 });
                 Ok(rejections.collect())
             }
@@ -719,17 +911,29 @@ async fn storm(seed: u64) {
             bench.links.send_replace(dice.random());
         }
         if dice.random_range(0..12) == 0 {
-            running.end(Duration::from_millis(dice.random_range(0..400))).await;
-            assert_eq!(bench.settled(), all(next), "seed {seed}: all that was read is final after a stop");
+            running
+                .end(Duration::from_millis(dice.random_range(0..400)))
+                .await;
+            assert_eq!(
+                bench.settled(),
+                all(next),
+                "seed {seed}: all that was read is final after a stop"
+            );
             running = bench.start(dice.random_range(1..64));
         }
     }
     bench.links.send_replace(true);
     let missing = || {
         // Of a poisoned batch that failed, the poison too may have arrived.
-        let mut done: BTreeSet<u32> = bench.written().into_iter().filter(|number| number % POISON != 7).collect();
+        let mut done: BTreeSet<u32> = bench
+            .written()
+            .into_iter()
+            .filter(|number| number % POISON != 7)
+            .collect();
         done.extend(bench.graves.buried.lock().iter());
-        (0..COUNT).filter(|number| !done.contains(number)).collect::<Vec<_>>()
+        (0..COUNT)
+            .filter(|number| !done.contains(number))
+            .collect::<Vec<_>>()
     };
     // The last one may hang in a write; that ends with its action.
     calm.store(true, Ordering::Relaxed);
@@ -743,13 +947,30 @@ async fn storm(seed: u64) {
     }
     assert_eq!(missing(), [] as [u32; 0], "seed {seed}: lost messages");
     let poison: BTreeSet<u32> = (0..COUNT).filter(|number| number % POISON == 7).collect();
-    assert_eq!(bench.graves.buried.lock().iter().copied().collect::<BTreeSet<_>>(), poison, "seed {seed}");
+    assert_eq!(
+        bench
+            .graves
+            .buried
+            .lock()
+            .iter()
+            .copied()
+            .collect::<BTreeSet<_>>(),
+        poison,
+        "seed {seed}"
+    );
     running.end(Duration::from_secs(1)).await;
-    assert_eq!(bench.settled(), all(COUNT), "seed {seed}: each read settles once, in order");
+    assert_eq!(
+        bench.settled(),
+        all(COUNT),
+        "seed {seed}: each read settles once, in order"
+    );
     let again = again.lock();
     let mut seen = BTreeSet::new();
-    let first: Vec<u32> =
-        bench.written().into_iter().filter(|number| !again.contains(number) && seen.insert(*number)).collect();
+    let first: Vec<u32> = bench
+        .written()
+        .into_iter()
+        .filter(|number| !again.contains(number) && seen.insert(*number))
+        .collect();
     assert!(first.is_sorted(), "seed {seed}: out of order: {first:?}");
 }
 

@@ -6,5 +6,6 @@ mod defects_level_2;
 mod defects_link;
 mod defects_out;
 mod mosquitto;
+mod probing;
 mod sending;
 mod support;

@@ -271,3 +271,58 @@ async fn headers_and_content_cross_as_user_properties_in_version_5() {
         (headers, sent.payload, 1)
     );
 }
+
+#[tokio::test]
+async fn messages_that_come_one_by_one_arrive_at_once() {
+    let broker = Mosquitto::start("").await;
+    for qos in QOS {
+        let client = World::new().client(broker.port, &json!({}));
+        let taker = client.take("single", qos);
+        let client = connected(client).await;
+        let mut took = Vec::new();
+        for n in 0..200 {
+            let began = tokio::time::Instant::now();
+            let (text, ()) =
+                tokio::join!(taker.text(), client.publish("single", &n.to_string(), qos));
+            assert_eq!(text, n.to_string());
+            took.push(began.elapsed());
+        }
+        took.sort();
+        assert!(took[100] < Duration::from_millis(50), "{qos:?}: {took:?}");
+        client.close().await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_before_it_is_settled_so_the_brokers_window_stays_shut() {
+    let broker = Mosquitto::start("max_inflight_messages 30").await;
+    // What mosquitto sends unacknowledged: its own setting, or what we announce in version 5.
+    for (version, more, window) in [
+        ("3.1.1", json!({}), 30),
+        ("5", json!({"receiveMaximum": 70}), 70),
+        ("5", json!({}), 1024),
+    ] {
+        let mut properties = more.clone();
+        properties["protocolVersion"] = json!(version);
+        let client = World::new().client(broker.port, &properties);
+        let taker = client.take("flood", Qos::AtLeastOnce);
+        let client = connected(client).await;
+        let other = connected(World::new().client(broker.port, &json!({}))).await;
+        let batch = (0..1500)
+            .map(|n| message("flood", &n.to_string()))
+            .collect();
+        other.publish_all(batch, Qos::AtLeastOnce).await.unwrap();
+        until("the window is full", || taker.inbox.len() >= window).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(taker.inbox.len(), window, "{version} {more}");
+        // Out of order: the first is missing, so nothing may be acknowledged.
+        let first = taker.next().await;
+        assert_eq!(taker.texts(window - 1).await.len(), window - 1);
+        taker.nothing().await;
+        first.take.unwrap().settle();
+        let rest: Vec<_> = (window..1500).map(|n| n.to_string()).collect();
+        assert_eq!(taker.texts(1500 - window).await, rest, "{version} {more}");
+        client.close().await;
+        other.close().await;
+    }
+}
