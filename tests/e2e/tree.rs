@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Room (a module below the crate's root) and the rooms that it may import. A room that is not here
-/// fails the test, so that it gets a line.
+/// Room (a module below the crate's root) and the rooms that it may import, or single items of them. A
+/// room that is not here fails the test, so that it gets a line.
 const MATRIX: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("message", &["error"]),
@@ -288,6 +288,21 @@ fn paths_are_found_in_every_form() {
 
 fn code_of(text: &str) -> String {
     code(text)
+}
+
+/// A room covers everything in it, an item itself.
+fn covers(allowed: &str, path: &str) -> bool {
+    path.strip_prefix(allowed)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+#[test]
+fn an_item_that_is_allowed_does_not_open_its_room() {
+    assert!(covers("error", "error::ConnectionError") && covers("error", "error"));
+    assert!(covers("connections::Memory", "connections::Memory"));
+    assert!(!covers("connections::Memory", "connections::MemoryBus"));
+    assert!(!covers("connections::Memory", "connections::pool::Pool"));
+    assert!(!covers("error", "errors::Other"));
 }
 
 #[test]

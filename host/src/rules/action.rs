@@ -148,6 +148,13 @@ impl Action {
         self
     }
 
+    /// Whose it is, for the log.
+    #[must_use]
+    pub fn with_owner(mut self, owner: String) -> Self {
+        self.progress.owner = owner;
+        self
+    }
+
     /// How it comes back after an error that ended it. Without it: never.
     #[must_use]
     pub fn with_restart(mut self, strategy: Option<RestartStrategy>) -> Self {
@@ -321,6 +328,7 @@ impl Action {
         stop: &mut StopSignal,
     ) -> Result<(), Stop> {
         let mut trapped = VecDeque::new();
+        let ending = stop.clone();
         while let Some(mut hand) = self.next(sink, stop).await {
             self.writing.store(true, Ordering::Relaxed);
             let result = {
@@ -334,6 +342,7 @@ impl Action {
                         biased;
                         result = &mut write => break Some(result),
                         () = past_deadline(stop) => break None,
+                        () = hopeless(&ending, links) => break None,
                         () = self.spill_due(&hand, links) => {}
                     }
                     // An append must not be dropped half-way, and the write, which has deadlines of
@@ -656,6 +665,17 @@ pub(super) fn restart_delay(
     let wait = (strategy.delay.as_secs_f64() * growth).min(most);
     let jitter = 1.0 + strategy.jitter_factor.clamp(0.0, 1.0) * (2.0 * random - 1.0);
     Duration::try_from_secs_f64(wait * jitter).ok()
+}
+
+/// Waits until the action was told to stop while a connection of its sink is down: what is in hand
+/// goes to disk, and there is nothing to wait for.
+async fn hopeless<L: Links>(stop: &StopSignal, links: &L) {
+    let mut stop = stop.clone();
+    // Without anybody who could tell, the deadline's own wait ends the action.
+    drop(stop.wait_for(Option::is_some).await);
+    while links.are_up() {
+        links.changed().await;
+    }
 }
 
 /// Waits until the stop signal has a deadline and that has passed.

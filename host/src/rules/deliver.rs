@@ -64,6 +64,8 @@ pub struct Stop(pub String);
 /// What delivery counts and shows; written here, read by status.
 #[derive(Debug, Default)]
 pub struct Progress {
+    /// Whose it is, for the log: rule and action.
+    pub owner: String,
     /// Why the last try failed, until one works.
     pub trouble: parking_lot::Mutex<Option<String>>,
     /// Messages written.
@@ -327,7 +329,11 @@ fn note(progress: &Progress, words: &str) {
     progress
         .failures
         .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    *progress.trouble.lock() = Some(words.to_owned());
+    let before = progress.trouble.lock().replace(words.to_owned());
+    // Once, until it works again or fails for another reason: a broker that is away for a day is one line.
+    if before.as_deref() != Some(words) {
+        tracing::warn!(action = %progress.owner, "{words}");
+    }
     *progress.last_failure.lock() = Some((words.to_owned(), super::now_ms()));
 }
 

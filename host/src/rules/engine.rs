@@ -196,6 +196,9 @@ impl Rule {
             true
         });
         if changed {
+            if let RuleState::Failed(reason) = &state {
+                tracing::error!(rule = %self.id, "stopped by error: {reason}");
+            }
             // Nobody may be listening.
             let _listeners = changes.send(RuleChange {
                 rule: self.id.clone(),
@@ -301,6 +304,7 @@ impl Engine {
                 .memory_messages
                 .unwrap_or(plan.def.options.buffer_length);
             let queue = Action::new(action.name.clone(), capacity, spill)
+                .with_owner(format!("{id}/{}", action.name))
                 .with_resend_interval(action.spill.resend_interval)
                 .with_restart(plan.def.options.restart_strategy);
             let queue = Arc::new(queue);

@@ -368,7 +368,14 @@ impl Source {
     ) -> Option<End> {
         let words = error.to_string();
         self.stats.failures.fetch_add(1, Ordering::Relaxed);
-        *self.stats.last_failure.lock() = Some((words.clone(), super::now_ms()));
+        let before = self
+            .stats
+            .last_failure
+            .lock()
+            .replace((words.clone(), super::now_ms()));
+        if before.is_none_or(|(before, _)| before != words) || failures == 1 {
+            tracing::warn!(stream = %self.stream, "{words}");
+        }
         let asked = match error {
             GuestError::Said { error, .. } => match error.kind {
                 ErrorKind::Denied | ErrorKind::Misconfigured => return Some(End::Failed(words)),

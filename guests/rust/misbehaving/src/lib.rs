@@ -174,8 +174,9 @@ impl sink::Guest for Misbehaving {
         if let Some(deed) = deed("open") {
             deeds::run(&deed)?;
         }
-        let client = Client::open("broker")?;
-        STATE.with_borrow_mut(|state| state.client = Some(client));
+        // The slot is optional: without a grant there is nothing to publish to.
+        let client = Client::open("broker").ok();
+        STATE.with_borrow_mut(|state| state.client = client);
         Ok(())
     }
 

@@ -57,6 +57,7 @@ const WILL: &[Property] = &[
 const SESSION_EXPIRY_S: u32 = 60;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A wish, not a bound: see `Limits::unsettled_messages` for what bounds memory.
 const RECEIVE_MAXIMUM: u16 = 1024;
 const MAX_INFLIGHT: u16 = 1024;
 /// Before version 5 a broker cannot say how many of level 2 it takes at once; mosquitto ends the link

@@ -15,9 +15,9 @@ const READS: u32 = 16;
 const SPAN: Duration = Duration::from_millis(1);
 /// The timer's own resolution: it wakes one to two milliseconds later.
 const PAUSE: Duration = Duration::from_micros(500);
-/// A pause that brings fewer packets than a flood would have in its time, or fewer than this, was for
-/// nothing: there was a burst and no flood, or the broker's window is small and it waits for us. Then
-/// there is none for a number of reads, so that what comes alone is never kept waiting more than once.
+/// A pause that brings fewer packets than this was for nothing: there was a burst and no flood, or the
+/// broker's window is small and it waits for us. Then there is none for a number of reads, so that what
+/// comes alone after a burst is not kept waiting again.
 const WORTH: usize = 12;
 const EXEMPT: u32 = 1024;
 
@@ -59,10 +59,10 @@ impl Pace {
             }
             self.paused = None;
             let brought = std::mem::take(&mut self.brought);
-            if brought >= WORTH && is_flood(brought, now.duration_since(paused)) {
-                self.due = true;
-            } else {
+            if brought < WORTH {
                 self.exempt = EXEMPT;
+            } else {
+                self.due = is_flood(brought, now.duration_since(paused));
             }
         }
         if self.exempt > 0 {

@@ -113,6 +113,8 @@ impl Session {
                 return Err(unsettled(count, bytes));
             }
             // The broker would discard what a clean session left unacknowledged: keep the link.
+            // Its window does not keep us from here, announced or not: mosquitto 2.0.11 sends a whole
+            // window more for each PUBACK of its oldest, while a backlog lasts.
             self.dropped += 1;
             self.inbound.admit_settled(publish.id, publish.qos);
             return Ok(());

@@ -282,9 +282,9 @@ async fn messages_that_come_one_by_one_arrive_at_once() {
         let mut took = Vec::new();
         for n in 0..200 {
             let began = tokio::time::Instant::now();
-            let (text, ()) =
-                tokio::join!(taker.text(), client.publish("single", &n.to_string(), qos));
-            assert_eq!(text, n.to_string());
+            let sent = n.to_string();
+            let (text, ()) = tokio::join!(taker.text(), client.publish("single", &sent, qos));
+            assert_eq!(text, sent);
             took.push(began.elapsed());
         }
         took.sort();
