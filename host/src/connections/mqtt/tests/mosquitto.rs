@@ -61,7 +61,8 @@ async fn what_came_while_away_is_delivered_when_the_session_is_resumed() {
         let taker = client.take("away/#", Qos::AtLeastOnce);
         let client = connected(client).await;
         client.kill();
-        drop(taker.inbox.clone());
+        // Until the broker has noticed: what it sends into the dead link it repeats behind the rest.
+        tokio::time::sleep(Duration::from_millis(500)).await;
         world.stopping.store(true, Ordering::Release);
         drop((client, taker));
         let other = connected(World::new().client(broker.port, &json!({}))).await;
@@ -288,7 +289,7 @@ async fn messages_that_come_one_by_one_arrive_at_once() {
             took.push(began.elapsed());
         }
         took.sort();
-        assert!(took[100] < Duration::from_millis(50), "{qos:?}: {took:?}");
+        assert!(took[190] < Duration::from_millis(50), "{qos:?}: {took:?}");
         client.close().await;
     }
 }

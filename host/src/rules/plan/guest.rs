@@ -1,0 +1,346 @@
+//! The properties of one stream or action: divided between its connections and its connector, and
+//! checked by whom they belong to.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::{GuestPlan, Planner, RENDER, Reach, Role, SlotPlan, among};
+use crate::config::pointer_to;
+use crate::rules::engine::TENANT;
+use crate::rules::output::DynamicProperty;
+use crate::runtime::{Connector, Slot};
+
+impl Planner<'_> {
+    /// Splits the properties between connection and connector and checks both.
+    pub(super) fn guest(
+        &mut self,
+        connector: Arc<Connector>,
+        typ: &str,
+        role: Role,
+        mut props: Map<String, Value>,
+        pointer: &str,
+        at: &dyn Fn(&str) -> String,
+    ) -> Option<GuestPlan> {
+        let schema = schema(&connector, role);
+        let own = schema_properties(&schema);
+        let before = self.errors.len();
+        let slots = self.slots(
+            &connector.descriptor.slots,
+            typ,
+            &mut props,
+            &own,
+            pointer,
+            at,
+        );
+        self.validate(&schema, &own, typ, role, &props, pointer, at);
+        if self.errors.len() > before {
+            return None;
+        }
+        // What is rendered per message is the host's business: the guest sees the message's subject.
+        props.retain(|name, value| {
+            let rendered = schema
+                .pointer(&pointer_to("/properties", name))
+                .is_some_and(|property| property.get(RENDER).is_some());
+            !(rendered && value.as_str().is_some_and(DynamicProperty::is_dynamic))
+        });
+        Some(GuestPlan {
+            connector,
+            config: Value::Object(props).to_string(),
+            slots,
+        })
+    }
+
+    fn slots(
+        &mut self,
+        slots: &[Slot],
+        typ: &str,
+        props: &mut Map<String, Value>,
+        own: &[String],
+        pointer: &str,
+        at: &dyn Fn(&str) -> String,
+    ) -> Vec<SlotPlan> {
+        let mut chosen: HashMap<String, String> = HashMap::new();
+        for selector in ["connectionSelector", "connentionSelector"] {
+            let Some(value) = props.remove(selector) else {
+                continue;
+            };
+            if selector == "connentionSelector" {
+                self.warn(
+                    &at(selector),
+                    "\"connentionSelector\" is taken for \"connectionSelector\"",
+                );
+            }
+            match (value.as_str(), slots) {
+                (Some(id), [only]) => {
+                    chosen.insert(only.name.clone(), id.to_owned());
+                }
+                (Some(_), []) => {
+                    self.error(
+                        &at(selector),
+                        format!("\"{typ}\" uses no connection; leave \"{selector}\" out"),
+                    );
+                }
+                (Some(id), many) => {
+                    let required: Vec<_> = many.iter().filter(|slot| !slot.optional).collect();
+                    if let [only] = required.as_slice() {
+                        chosen.insert(only.name.clone(), id.to_owned());
+                    } else {
+                        let names: Vec<_> = many
+                            .iter()
+                            .map(|slot| format!("\"{}\"", slot.name))
+                            .collect();
+                        let message = format!(
+                            "\"{typ}\" has several slots ({}): name a connection for each in \"connections\"",
+                            names.join(", ")
+                        );
+                        self.error(&at(selector), message);
+                    }
+                }
+                (None, _) => self.error(
+                    &at(selector),
+                    format!("\"{selector}\" is the id of a connection, a string"),
+                ),
+            }
+        }
+        match props.remove("connections") {
+            Some(Value::Object(map)) => {
+                for (slot, id) in map {
+                    let names: Vec<&str> = slots.iter().map(|slot| slot.name.as_str()).collect();
+                    if !names.contains(&slot.as_str()) {
+                        let message =
+                            format!("\"{typ}\" has no slot \"{slot}\"{}", among(&slot, &names));
+                        self.error(&at("connections"), message);
+                    } else if let Some(id) = id.as_str() {
+                        chosen.insert(slot, id.to_owned());
+                    } else {
+                        self.error(
+                            &at("connections"),
+                            format!("slot \"{slot}\": the id of a connection is a string"),
+                        );
+                    }
+                }
+            }
+            Some(_) => self.error(
+                &at("connections"),
+                "\"connections\" is an object: slot to connection id",
+            ),
+            None => {}
+        }
+        let mut filled = Vec::new();
+        for slot in slots {
+            if let Some(id) = chosen.get(&slot.name) {
+                if self.named(id, slot, pointer) {
+                    self.ignore_connection_properties(id, props, own, at);
+                    filled.push(SlotPlan {
+                        slot: slot.name.clone(),
+                        reach: Reach::Named(id.clone()),
+                    });
+                }
+            } else if let Some(reach) = self.anonymous(slot, typ, props, own, pointer, at) {
+                filled.push(SlotPlan {
+                    slot: slot.name.clone(),
+                    reach,
+                });
+            }
+        }
+        filled
+    }
+
+    /// The connection is defined and offers what the slot wants.
+    fn named(&mut self, id: &str, slot: &Slot, pointer: &str) -> bool {
+        let Some(def) = self.manifest.connections.iter().find(|def| def.id == id) else {
+            let known: Vec<&str> = self
+                .manifest
+                .connections
+                .iter()
+                .map(|def| def.id.as_str())
+                .collect();
+            self.error(
+                pointer,
+                format!("there is no connection \"{id}\"{}", among(id, &known)),
+            );
+            return false;
+        };
+        // One that cannot be built was complained about where it stands.
+        let Some(offers) = self.offers.get(id) else {
+            return false;
+        };
+        if offers.iter().all(|interface| *interface != slot.interface) {
+            let message = format!(
+                "slot \"{}\" wants \"{}\", and connection \"{id}\" is of type \"{}\", which does not offer it",
+                slot.name,
+                slot.interface.as_str(),
+                def.typ
+            );
+            self.error(pointer, message);
+            return false;
+        }
+        true
+    }
+
+    /// Properties of a connection beside a selector have no effect: the connection decides.
+    fn ignore_connection_properties(
+        &mut self,
+        id: &str,
+        props: &mut Map<String, Value>,
+        own: &[String],
+        at: &dyn Fn(&str) -> String,
+    ) {
+        let Some(def) = self.manifest.connections.iter().find(|def| def.id == id) else {
+            return;
+        };
+        for name in self.connection_names(&def.typ, props, own) {
+            props.remove(&name);
+            self.warn(
+                &at(&name),
+                format!("\"{name}\" has no effect here: connection \"{id}\" decides"),
+            );
+        }
+    }
+
+    /// Which of these properties a connection of that type knows and the connector does not.
+    fn connection_names(
+        &self,
+        typ: &str,
+        props: &Map<String, Value>,
+        own: &[String],
+    ) -> Vec<String> {
+        let known = self.pool.property_names(typ);
+        let is_known = |name: &&String| known.iter().any(|known| known.eq_ignore_ascii_case(name));
+        props
+            .keys()
+            .filter(|name| !own.contains(name))
+            .filter(is_known)
+            .cloned()
+            .collect()
+    }
+
+    /// A connection of the stream's or action's own, from its properties.
+    fn anonymous(
+        &mut self,
+        slot: &Slot,
+        typ: &str,
+        props: &mut Map<String, Value>,
+        own: &[String],
+        pointer: &str,
+        at: &dyn Fn(&str) -> String,
+    ) -> Option<Reach> {
+        if !self.pool.has_type(typ) {
+            if !slot.optional {
+                let message = format!(
+                    "\"{typ}\" needs a connection for its slot \"{}\" ({}): name one in \"connectionSelector\"",
+                    slot.name,
+                    slot.interface.as_str()
+                );
+                self.error(pointer, message);
+            }
+            return None;
+        }
+        let mut given = Map::new();
+        for name in self.connection_names(typ, props, own) {
+            if let Some(value) = props.remove(&name) {
+                given.insert(name, value);
+            }
+        }
+        match self.pool.look_at(TENANT, "check", typ, &given) {
+            Ok(look) => {
+                for warning in look.warnings {
+                    self.warn(&at(warning.at.trim_start_matches('/')), warning.message);
+                }
+            }
+            Err(errors) => {
+                for error in errors {
+                    self.error(&at(error.at.trim_start_matches('/')), error.message);
+                }
+            }
+        }
+        Some(Reach::Anonymous {
+            typ: typ.to_ascii_lowercase(),
+            props: given,
+        })
+    }
+
+    /// The connector's own schema, on what is left. An unknown name gets the nearest valid one.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one call site; a struct would only rename them"
+    )]
+    fn validate(
+        &mut self,
+        schema: &Value,
+        own: &[String],
+        typ: &str,
+        role: Role,
+        props: &Map<String, Value>,
+        pointer: &str,
+        at: &dyn Fn(&str) -> String,
+    ) {
+        let closed = schema.get("additionalProperties") == Some(&Value::Bool(false));
+        let mut known = props.clone();
+        if closed {
+            let names: Vec<&str> = own.iter().map(String::as_str).collect();
+            for name in props.keys().filter(|name| !own.contains(name)) {
+                known.remove(name);
+                let message = format!(
+                    "\"{name}\" is no property of the {} \"{typ}\"{}",
+                    role.word(),
+                    among(name, &names)
+                );
+                self.errors
+                    .push(self.manifest.error_at_key(&at(name), message));
+            }
+        }
+        let validator = match jsonschema::validator_for(schema) {
+            Ok(validator) => validator,
+            Err(error) => {
+                self.error(
+                    pointer,
+                    format!("the schema of connector \"{typ}\" is not valid: {error}"),
+                );
+                return;
+            }
+        };
+        let instance = Value::Object(known);
+        for error in validator.iter_errors(&instance) {
+            let path = error.instance_path().to_string();
+            let mut parts = path.trim_start_matches('/').splitn(2, '/');
+            let place = match parts.next().filter(|name| !name.is_empty()) {
+                None => pointer.to_owned(),
+                Some(name) => match parts.next() {
+                    None => at(name),
+                    Some(rest) => format!("{}/{rest}", at(name)),
+                },
+            };
+            self.error(
+                &place,
+                format!(
+                    "{}: {error}",
+                    if path.is_empty() {
+                        typ
+                    } else {
+                        path.trim_start_matches('/')
+                    }
+                ),
+            );
+        }
+    }
+}
+
+/// The schema of one role: a connector with two documents keeps them under `$defs`.
+pub(super) fn schema(connector: &Connector, role: Role) -> Value {
+    let whole = &connector.descriptor.config_schema;
+    whole
+        .pointer(&format!("/$defs/{}", role.word()))
+        .unwrap_or(whole)
+        .clone()
+}
+
+pub(super) fn schema_properties(schema: &Value) -> Vec<String> {
+    schema
+        .get("properties")
+        .and_then(Value::as_object)
+        .map(|properties| properties.keys().cloned().collect())
+        .unwrap_or_default()
+}
