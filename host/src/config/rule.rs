@@ -102,12 +102,6 @@ pub struct RuleOptions {
     pub buffer_length: usize,
     /// None: not given.
     pub restart_strategy: Option<RestartStrategy>,
-    /// Errors of the query go to the actions as a message `{"error": …}`.
-    pub send_error: bool,
-    /// Log this rule at level debug.
-    pub debug: bool,
-    /// What the source knows of a message goes along with it.
-    pub send_meta_to_sink: bool,
     /// Fields that are null are sent too.
     pub send_nil_field: bool,
     /// What becomes of new messages when the disk queue is full.
@@ -122,9 +116,6 @@ impl Default for RuleOptions {
             qos: 0,
             buffer_length: 1024,
             restart_strategy: None,
-            send_error: false,
-            debug: false,
-            send_meta_to_sink: false,
             send_nil_field: false,
             overflow: Overflow::Block,
             disk_queue_bytes: None,
@@ -148,9 +139,6 @@ const OPTIONS: &[&str] = &[
     "qos",
     "bufferLength",
     "restartStrategy",
-    "sendError",
-    "debug",
-    "sendMetaToSink",
     "sendNilField",
     "overflow",
     "diskQueueBytes",
@@ -159,6 +147,15 @@ const OPTIONS: &[&str] = &[
 /// Options that eKuiper knows and that change nothing here, and why.
 const WITHOUT_MEANING: &[(&str, &str)] = &[
     ("logFilename", "all logs go to stderr"),
+    ("debug", "one level for all: --log"),
+    (
+        "sendError",
+        "what cannot be read or written becomes a dead letter with its reason",
+    ),
+    (
+        "sendMetaToSink",
+        "select what is needed with meta(...)",
+    ),
     ("isEventTime", "the query has no windows"),
     ("lateTolerance", "the query has no windows"),
     (
@@ -355,11 +352,6 @@ fn rule_options(reader: &mut Reader<'_>, at: &At<'_>) -> RuleOptions {
                 }
             }
             "restartStrategy" => options.restart_strategy = restart(reader, &below),
-            "sendError" => options.send_error = reader.boolean(&below).unwrap_or_default(),
-            "debug" => options.debug = reader.boolean(&below).unwrap_or_default(),
-            "sendMetaToSink" => {
-                options.send_meta_to_sink = reader.boolean(&below).unwrap_or_default()
-            }
             "sendNilField" => options.send_nil_field = reader.boolean(&below).unwrap_or_default(),
             "overflow" => match entry.node.text() {
                 Some("block") => options.overflow = Overflow::Block,

@@ -65,7 +65,7 @@ rules:
     options:
       qos: 1
       bufferLength: 16
-      sendError: true
+      sendNilField: true
       overflow: drop-oldest
       diskQueueBytes: 64MiB
       restartStrategy: { attempts: 3, delay: 500, maxDelay: 1m30s, multiplier: 1.5, jitterFactor: 0 }
@@ -123,7 +123,7 @@ fn a_whole_manifest_is_read() {
     assert_eq!(rule.actions[0].props["retained"], json!(true));
     let options = &rule.options;
     assert_eq!(
-        (options.qos, options.buffer_length, options.send_error),
+        (options.qos, options.buffer_length, options.send_nil_field),
         (1, 16, true)
     );
     assert_eq!(
