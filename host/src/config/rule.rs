@@ -152,10 +152,7 @@ const WITHOUT_MEANING: &[(&str, &str)] = &[
         "sendError",
         "what cannot be read or written becomes a dead letter with its reason",
     ),
-    (
-        "sendMetaToSink",
-        "select what is needed with meta(...)",
-    ),
+    ("sendMetaToSink", "select what is needed with meta(...)"),
     ("isEventTime", "the query has no windows"),
     ("lateTolerance", "the query has no windows"),
     (

@@ -27,6 +27,7 @@ pub(crate) fn run(deed: &str) -> Result<(), Error> {
     match deed {
         "panic" => panic!("on purpose, {}", black_box("with words")),
         "panic-long" => panic!("{}", "long words ".repeat(100_000)),
+        #[cfg(target_arch = "wasm32")]
         "unreachable" => core::arch::wasm32::unreachable(),
         "out-of-bounds" => {
             // The very end of a memory that is never that large.

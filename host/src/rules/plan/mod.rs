@@ -153,6 +153,7 @@ pub async fn plan(
         warnings: Vec::new(),
     };
     planner.connections();
+    planner.connectors().await;
     let mut plan = Plan::default();
     planner.streams(&mut plan).await;
     planner.rules(&mut plan).await;
@@ -501,6 +502,14 @@ impl Planner<'_> {
             return None;
         }
         Some(connector)
+    }
+
+    /// The manifest's own connectors, used or not: a file that is missing is a mistake.
+    async fn connectors(&mut self) {
+        for def in &self.manifest.connectors {
+            let loaded = self.load(&def.name, &def.pointer).await;
+            self.connectors.insert(def.name.clone(), loaded);
+        }
     }
 
     async fn load(&mut self, name: &str, pointer: &str) -> Option<Arc<Connector>> {

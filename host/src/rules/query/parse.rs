@@ -1,4 +1,4 @@
-//! From SQL to a [`Query`]: the small, stateless part of eKuiper's `SELECT`. What needs more than one
+//! From SQL to a [`Query`](super::Query): the small, stateless part of eKuiper's `SELECT`. What needs more than one
 //! message is refused with a sentence that names what to use instead.
 //!
 //! A parser of our own over sqlparser's tokens: its expression parser reads `->`, `interval`, `date`

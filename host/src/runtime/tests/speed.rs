@@ -13,7 +13,7 @@ fn a_warm_write_that_publishes_costs_microseconds() {
     on_guests(async {
         let (mut sink, broker) = sink("", "", limits());
         broker.keeps_nothing.store(true, Ordering::Relaxed);
-        let one = batch(&["x"]);
+        let one = batch(&["x".repeat(100).as_str()]);
         let mut best = Duration::MAX;
         for _ in 0..10 {
             let at = Instant::now();
@@ -22,7 +22,7 @@ fn a_warm_write_that_publishes_costs_microseconds() {
             }
             best = best.min(at.elapsed() / 10_000);
         }
-        println!("sink pass-through, one message: {best:?}");
+        println!("guest call: {:.2} us", best.as_secs_f64() * 1e6);
         assert!(best < Duration::from_micros(100), "{best:?}");
     });
 }
@@ -47,7 +47,7 @@ fn a_warm_read_costs_microseconds() {
             best = best.min(spent / 5_000);
             broker.settled.0.lock().clear();
         }
-        println!("source pass-through, one message: {best:?}");
+        println!("handle pass-through: {:.2} us", best.as_secs_f64() * 1e6);
         assert!(best < Duration::from_micros(100), "{best:?}");
     });
 }

@@ -61,10 +61,10 @@ async fn what_came_while_away_is_delivered_when_the_session_is_resumed() {
         let taker = client.take("away/#", Qos::AtLeastOnce);
         let client = connected(client).await;
         client.kill();
-        // Until the broker has noticed: what it sends into the dead link it repeats behind the rest.
-        tokio::time::sleep(Duration::from_millis(500)).await;
         world.stopping.store(true, Ordering::Release);
         drop((client, taker));
+        // Until the broker has noticed: what it sends into the dead link it repeats behind the rest.
+        tokio::time::sleep(Duration::from_millis(500)).await;
         let other = connected(World::new().client(broker.port, &json!({}))).await;
         let batch = (0..50).map(|n| message("away/x", &n.to_string())).collect();
         other.publish_all(batch, Qos::AtLeastOnce).await.unwrap();

@@ -84,12 +84,12 @@ async fn a_probe_leaves_what_is_queued_for_a_session_that_is_away() {
         let taker = client.take("queue", Qos::AtLeastOnce);
         let client = running(client).await;
         client.kill();
-        // Until the broker has noticed: what it sends into the dead link it repeats behind the rest.
-        tokio::time::sleep(Duration::from_millis(500)).await;
         world
             .stopping
             .store(true, std::sync::atomic::Ordering::Release);
         drop((client, taker));
+        // Until the broker has noticed: what it sends into the dead link it repeats behind the rest.
+        tokio::time::sleep(Duration::from_millis(500)).await;
         let other = running(World::new().client(broker.port, &json!({}))).await;
         let batch = (0..20).map(|n| message("queue", &n.to_string())).collect();
         other.publish_all(batch, Qos::AtLeastOnce).await.unwrap();
