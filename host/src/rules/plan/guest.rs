@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{GuestPlan, Planner, RENDER, Reach, Role, SlotPlan, among};
+use super::{GuestPlan, Planner, RENDER, Reach, Role, SlotPlan, among, placed};
 use crate::config::pointer_to;
 use crate::rules::engine::TENANT;
 use crate::rules::output::DynamicProperty;
@@ -247,12 +247,14 @@ impl Planner<'_> {
         match self.pool.look_at(TENANT, "check", typ, &given) {
             Ok(look) => {
                 for warning in look.warnings {
-                    self.warn(&at(warning.at.trim_start_matches('/')), warning.message);
+                    let (place, message) = placed(&warning);
+                    self.warn(&at(place.trim_start_matches('/')), message);
                 }
             }
             Err(errors) => {
                 for error in errors {
-                    self.error(&at(error.at.trim_start_matches('/')), error.message);
+                    let (place, message) = placed(&error);
+                    self.error(&at(place.trim_start_matches('/')), message);
                 }
             }
         }

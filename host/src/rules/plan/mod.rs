@@ -22,7 +22,7 @@ use crate::config::{
     ActionDef, ConnectorDef, Manifest, ManifestError, RuleDef, nearest, pointer_to,
 };
 use crate::connections::pool::Pool;
-use crate::connections::{Interface, Properties};
+use crate::connections::{ConfigError, Interface, Properties};
 use crate::progress::Progress;
 use crate::runtime::{Connector, Runtime};
 
@@ -187,24 +187,19 @@ impl Planner<'_> {
             match self.pool.look_at(TENANT, &def.id, &def.typ, &def.props) {
                 Ok(look) => {
                     for warning in look.warnings {
-                        self.warn(
-                            &format!("{}/props{}", def.pointer, warning.at),
-                            warning.message,
-                        );
+                        let (at, message) = placed(&warning);
+                        self.warn(&format!("{}/props{at}", def.pointer), message);
                     }
                     self.offers.insert(def.id.clone(), look.interfaces);
                 }
                 Err(errors) => {
                     for error in errors {
-                        let below = if error.at == "/typ" {
-                            String::new()
-                        } else {
-                            "/props".to_owned()
-                        };
-                        self.error(
-                            &format!("{}{below}{}", def.pointer, error.at),
-                            error.message,
-                        );
+                        if error.at == "/typ" {
+                            self.error(&format!("{}/typ", def.pointer), error.message);
+                            continue;
+                        }
+                        let (at, message) = placed(&error);
+                        self.error(&format!("{}/props{at}", def.pointer), message);
                     }
                 }
             }
@@ -568,4 +563,20 @@ fn among(found: &str, known: &[&str]) -> String {
 fn mentions(sql: &str, name: &str) -> bool {
     sql.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '-')
         .any(|word| word == name)
+}
+
+/// A mistake in a property of a connection: its pointer below the properties, and its sentence with
+/// the property's name.
+fn placed(error: &ConfigError) -> (&str, String) {
+    let at = error.at.strip_prefix("/props").unwrap_or(&error.at);
+    let name = at.trim_start_matches('/');
+    let named = name.is_empty() || error.message.contains(name);
+    (
+        at,
+        if named {
+            error.message.clone()
+        } else {
+            format!("\"{name}\": {}", error.message)
+        },
+    )
 }

@@ -63,6 +63,13 @@ impl Session {
         let mut chosen = Vec::new();
         self.filters
             .chosen(&route, &publish.subscriptions, publish.retain, &mut chosen);
+        if chosen.is_empty() && self.stopping.load(Ordering::Acquire) {
+            // Its taker has gone with the host: unacknowledged, it comes again after the next start.
+            if publish.qos > 0 {
+                self.inbound.admit(publish.id, publish.qos, 0, None);
+            }
+            return Ok(());
+        }
         if chosen.is_empty() {
             // A retained copy that no taker waits for was meant for nobody here: it is not counted.
             if !(publish.retain && self.filters.takes(&route)) {

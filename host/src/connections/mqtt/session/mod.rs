@@ -12,6 +12,7 @@ mod ticket;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
@@ -58,6 +59,8 @@ pub(super) struct Session {
     limits: Limits,
     traffic: Arc<Traffic>,
     refused: Arc<dyn Refused>,
+    /// The host is going down: a message without a taker had one, and must come again.
+    stopping: Arc<AtomicBool>,
     settled: Arc<Settled>,
     inbound: Inbound,
     outbound: Outbound,
@@ -78,6 +81,7 @@ impl Session {
             limits: context.limits,
             traffic: Arc::clone(&context.traffic),
             refused: Arc::clone(&context.refused),
+            stopping: Arc::clone(&context.stopping),
             settled,
             inbound: Inbound::default(),
             outbound: Outbound::default(),
