@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use super::{GuestPlan, Planner, RENDER, Reach, Role, SlotPlan, among, placed};
 use crate::config::pointer_to;
 use crate::rules::engine::TENANT;
-use crate::rules::output::DynamicProperty;
+use crate::rules::output::{DynamicProperty, OutputPlan};
+use crate::rules::spill::SpillOptions;
 use crate::runtime::{Connector, Slot};
 
 impl Planner<'_> {
@@ -61,7 +62,8 @@ impl Planner<'_> {
         pointer: &str,
         at: &dyn Fn(&str) -> String,
     ) -> Vec<SlotPlan> {
-        let mut chosen: HashMap<String, String> = HashMap::new();
+        // By slot: the connection's id, and where it was named.
+        let mut chosen: HashMap<String, (String, String)> = HashMap::new();
         for selector in ["connectionSelector", "connentionSelector"] {
             let Some(value) = props.remove(selector) else {
                 continue;
@@ -74,7 +76,7 @@ impl Planner<'_> {
             }
             match (value.as_str(), slots) {
                 (Some(id), [only]) => {
-                    chosen.insert(only.name.clone(), id.to_owned());
+                    chosen.insert(only.name.clone(), (id.to_owned(), at(selector)));
                 }
                 (Some(_), []) => {
                     self.error(
@@ -85,7 +87,7 @@ impl Planner<'_> {
                 (Some(id), many) => {
                     let required: Vec<_> = many.iter().filter(|slot| !slot.optional).collect();
                     if let [only] = required.as_slice() {
-                        chosen.insert(only.name.clone(), id.to_owned());
+                        chosen.insert(only.name.clone(), (id.to_owned(), at(selector)));
                     } else {
                         let names: Vec<_> = many
                             .iter()
@@ -113,7 +115,7 @@ impl Planner<'_> {
                             format!("\"{typ}\" has no slot \"{slot}\"{}", among(&slot, &names));
                         self.error(&at("connections"), message);
                     } else if let Some(id) = id.as_str() {
-                        chosen.insert(slot, id.to_owned());
+                        chosen.insert(slot, (id.to_owned(), at("connections")));
                     } else {
                         self.error(
                             &at("connections"),
@@ -130,8 +132,8 @@ impl Planner<'_> {
         }
         let mut filled = Vec::new();
         for slot in slots {
-            if let Some(id) = chosen.get(&slot.name) {
-                if self.named(id, slot, pointer) {
+            if let Some((id, place)) = chosen.get(&slot.name) {
+                if self.named(id, slot, place) {
                     self.ignore_connection_properties(id, props, own, at);
                     filled.push(SlotPlan {
                         slot: slot.name.clone(),
@@ -282,7 +284,12 @@ impl Planner<'_> {
         let closed = schema.get("additionalProperties") == Some(&Value::Bool(false));
         let mut known = props.clone();
         if closed {
-            let names: Vec<&str> = own.iter().map(String::as_str).collect();
+            let mut names: Vec<&str> = own.iter().map(String::as_str).collect();
+            names.push("connectionSelector");
+            if role == Role::Sink {
+                names.extend(OutputPlan::PROPERTIES);
+                names.extend(SpillOptions::PROPERTIES);
+            }
             for name in props.keys().filter(|name| !own.contains(name)) {
                 known.remove(name);
                 let message = format!(

@@ -67,6 +67,9 @@ impl Default for SpillOptions {
 }
 
 impl SpillOptions {
+    /// Names of all properties that are read here.
+    pub const PROPERTIES: &'static [&'static str] = NAMES;
+
     /// Takes the properties of the disk queue out of an action's properties. Names are the same
     /// without regard to case.
     ///
