@@ -105,7 +105,6 @@ pub struct Engine {
     /// Held while a rule finds its source and joins it, or is the last to leave it.
     joining: Mutex<()>,
     changes: broadcast::Sender<RuleChange>,
-    tasks: TaskTracker,
     /// Sources whose first `open` has not ended yet.
     opening: watch::Sender<usize>,
 }
@@ -254,7 +253,6 @@ impl Engine {
             sources: Mutex::default(),
             joining: Mutex::default(),
             changes: broadcast::channel(1024).0,
-            tasks: TaskTracker::new(),
             opening: watch::channel(0).0,
         }
     }
@@ -686,8 +684,6 @@ impl Engine {
         for rule in &rules {
             rule.enter(RuleState::Stopped, &self.changes);
         }
-        self.tasks.close();
-        self.tasks.wait().await;
     }
 }
 

@@ -45,8 +45,7 @@ struct Shared {
     /// The last read became final.
     quiet: Notify,
     settled_messages: AtomicU64,
-    /// Sum of microseconds from read to final, and the last one.
-    latency_us: AtomicU64,
+    /// Microseconds from read to final, of the read that became final last.
     last_latency_us: AtomicU64,
 }
 
@@ -100,7 +99,6 @@ impl Ledger {
             work: Notify::new(),
             quiet: Notify::new(),
             settled_messages: AtomicU64::new(0),
-            latency_us: AtomicU64::new(0),
             last_latency_us: AtomicU64::new(0),
         }))
     }
@@ -326,7 +324,6 @@ impl Shared {
         let us = u64::try_from(entry.read_at.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.settled_messages
             .fetch_add(entry.messages, Ordering::Relaxed);
-        self.latency_us.fetch_add(us, Ordering::Relaxed);
         self.last_latency_us.store(us, Ordering::Relaxed);
         if let Some(takes) = entry.takes {
             takes.settle();
