@@ -470,6 +470,8 @@ pub struct Rows {
 /// Statements over a pooled connection.
 #[async_trait]
 pub trait Sql: Send + Sync {
+    /// How statements must be written: see `wit/sql.wit`. Known without a link.
+    fn dialect(&self) -> &'static str;
     /// One statement that gives rows.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use wasmtime::component::Resource;
 use super::bindings::windlass::connector::sql as wit;
 use super::host::Host;
 use super::types::to_guest;
-use crate::connections::{Interface, SqlValue};
+use crate::connections::{Interface, Sql, SqlValue};
 use crate::error::ConnectionError;
 
 /// A client: the place of its grant.
@@ -51,6 +51,12 @@ impl wit::HostClient for Host {
             .grant(&id, Interface::Sql)
             .map(Resource::new_own)
             .map_err(|error| to_guest(&error)))
+    }
+
+    async fn dialect(&mut self, client: Resource<ClientHandle>) -> wasmtime::Result<String> {
+        self.count_call()?;
+        let connection = self.granted(client.rep())?.target.connection();
+        Ok(connection.sql().map(Sql::dialect).unwrap_or_default().to_owned())
     }
 
     async fn query(

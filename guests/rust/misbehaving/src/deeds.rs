@@ -288,6 +288,9 @@ fn requests() -> Result<(), Error> {
 /// Statements over the connection in the slot `db`, which answers with the parameters as its row.
 fn statements() -> Result<(), Error> {
     let client = sql::Client::open("db")?;
+    if client.dialect() != "sqlite" {
+        return Err(wrong("dialect"));
+    }
     let row = || {
         vec![
             sql::Value::Null,

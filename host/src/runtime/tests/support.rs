@@ -165,6 +165,9 @@ impl Http for Other {
 
 #[async_trait]
 impl Sql for Other {
+    fn dialect(&self) -> &'static str {
+        "sqlite"
+    }
     async fn query(
         &self,
         _statement: &str,
