@@ -188,3 +188,38 @@ fn a_guest_whose_open_never_returns_holds_nobody_else_up() {
     assert_eq!(sent.acknowledged.len(), 10);
     far.wait_for(10, Duration::from_secs(10));
 }
+
+#[test]
+fn a_rule_is_starting_until_its_source_has_opened() {
+    let _machine = shared();
+    let broker = Mosquitto::start();
+    let stream = |name: &str, key: &str| {
+        format!(
+            "CREATE STREAM {name} () WITH (TYPE=\"misbehaving\", CONF_KEY=\"{key}\", DATASOURCE=\"topic\", FORMAT=\"json\")"
+        )
+    };
+    let manifest = Manifest::new()
+        .connector("misbehaving", misbehaving())
+        .mqtt("plant", &broker.url())
+        .conf_key(
+            "misbehaving",
+            "never",
+            json!({ "connectionSelector": "plant", "in": "open", "do": "error" }),
+        )
+        .conf_key(
+            "misbehaving",
+            "well",
+            json!({ "connectionSelector": "plant" }),
+        )
+        .stream(&stream("never", "never"))
+        .stream(&stream("well", "well"))
+        .rule("waiting", "SELECT * FROM never", json!([{ "nop": {} }]))
+        .rule("working", "SELECT * FROM well", json!([{ "nop": {} }]));
+    let windlass = Windlass::start(&manifest);
+    windlass.wait_rule("working", "running", START);
+    for _ in 0..40 {
+        let waiting = windlass.rule("waiting").map(|(status, _)| status);
+        assert_eq!(waiting.as_deref(), Some("starting"), "{}", windlass.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

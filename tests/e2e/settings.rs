@@ -37,9 +37,9 @@ pub(crate) fn wait_ready(windlass: &Windlass, connections: &[&str], rules: &[&st
     for id in rules {
         windlass.wait_rule(id, "running", START);
     }
-    // A rule runs from its start on; its source subscribes a moment later, and what a broker gets
-    // before that is not for a clean session.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    // Its source has subscribed; the broker answers a moment later, and what it gets before that is
+    // not for a clean session.
+    std::thread::sleep(Duration::from_millis(100));
 }
 
 /// Those of these messages that the query lets pass.

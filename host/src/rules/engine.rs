@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -14,70 +14,28 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::action::{Action, restart_delay};
+use super::action::Action;
 use super::fan::{Output, RuleInput};
 use super::letters::{Checkpoints, Letters};
 use super::plan::{GuestPlan, Reach, RulePlan, StreamPlan};
 use super::sink::{GuestSink, Slots};
-use super::source::{End, Source};
+use super::source::Source;
 use super::spill::SpillSet;
 use crate::config::RestartStrategy;
 use crate::connections::pool::{Lease, Pool, PoolError};
-use crate::runtime::{
-    Grant, GuestConfig, GuestLimits, GuestStats, Runtime, SinkGuest, SourceGuest, Waker,
-};
+use crate::runtime::{Grant, GuestConfig, GuestLimits, Runtime, SinkGuest, SourceGuest};
 use crate::store::Store;
+
+mod reading;
+mod rule;
+
+pub use self::reading::RunningSource;
+use self::reading::{Opening, settle_on};
+use self::rule::Watched;
+pub use self::rule::{Rule, RuleChange, RuleState};
 
 /// The only tenant until there are more.
 pub const TENANT: &str = "default";
-
-/// Where a rule is. The words are eKuiper's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RuleState {
-    /// Its source has not opened yet.
-    Starting,
-    /// It runs; its connections may be down.
-    Running,
-    /// It drains.
-    Stopping,
-    /// It was stopped.
-    Stopped,
-    /// It ended by itself, for this reason.
-    Failed(String),
-}
-
-impl RuleState {
-    /// The status word.
-    #[must_use]
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Running => "running",
-            Self::Stopping => "stopping",
-            Self::Stopped => "stopped",
-            Self::Failed(_) => "stopped by error",
-        }
-    }
-
-    /// Why, where there is a why.
-    #[must_use]
-    pub fn message(&self) -> &str {
-        match self {
-            Self::Failed(reason) => reason,
-            Self::Stopped => "canceled manually",
-            Self::Starting | Self::Running | Self::Stopping => "",
-        }
-    }
-}
-
-/// A rule has changed its state.
-#[derive(Clone, Debug)]
-pub struct RuleChange {
-    /// The rule.
-    pub rule: String,
-    /// Its new state.
-    pub state: RuleState,
-}
 
 /// What the engine builds rules from.
 #[derive(Clone, Debug)]
@@ -109,54 +67,6 @@ pub struct Engine {
     opening: watch::Sender<usize>,
 }
 
-/// A rule that was started.
-#[derive(Debug)]
-pub struct Rule {
-    /// Its id.
-    pub id: String,
-    /// Its stream's name.
-    pub stream: String,
-    /// The query's part.
-    pub input: Arc<RuleInput>,
-    /// The actions' connections, in the order of the actions.
-    pub slots: Vec<Slots>,
-    /// What each action's guest costs.
-    pub guests: Vec<Arc<GuestStats>>,
-    /// Its source.
-    pub source: Arc<RunningSource>,
-    /// Since when it runs (ms since the epoch).
-    pub started_ms: u64,
-    state: watch::Sender<RuleState>,
-    stop: watch::Sender<Option<Instant>>,
-    tasks: TaskTracker,
-    lingering: CancellationToken,
-}
-
-/// A source that was started.
-#[derive(Debug)]
-pub struct RunningSource {
-    /// The source and what it counts.
-    pub source: Source,
-    /// Its connections.
-    pub slots: Slots,
-    /// The ids of its named connections with the datasource, for eKuiper's names of metrics.
-    pub named: Vec<String>,
-    /// What its guest costs.
-    pub guest: Arc<GuestStats>,
-    key: String,
-    waker: Waker,
-    stop: CancellationToken,
-    /// Why it has ended by itself, while that is so.
-    failed: Mutex<Option<String>>,
-    /// The reading has ended.
-    ended: watch::Sender<bool>,
-    /// The actions are done: settle what is left and close.
-    finish: watch::Sender<Option<Instant>>,
-    /// It will not come back: its subscriptions end. Not so when the host stops.
-    gone: AtomicBool,
-    tasks: TaskTracker,
-}
-
 /// Why a rule could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -174,73 +84,6 @@ pub enum StartError {
     /// The rule runs already.
     #[error("rule {0} already exists")]
     Exists(String),
-}
-
-impl Rule {
-    /// Where it is.
-    #[must_use]
-    pub fn state(&self) -> RuleState {
-        self.state.borrow().clone()
-    }
-
-    fn enter(&self, state: RuleState, changes: &broadcast::Sender<RuleChange>) {
-        let changed = self.state.send_if_modified(|present| {
-            // What ended by an error keeps its reason until it is started anew.
-            let keeps =
-                matches!(present, RuleState::Failed(_)) && !matches!(state, RuleState::Failed(_));
-            if keeps || *present == state {
-                return false;
-            }
-            *present = state.clone();
-            true
-        });
-        if changed {
-            if let RuleState::Failed(reason) = &state {
-                tracing::error!(rule = %self.id, "stopped by error: {reason}");
-            }
-            // Nobody may be listening.
-            let _listeners = changes.send(RuleChange {
-                rule: self.id.clone(),
-                state,
-            });
-        }
-    }
-}
-
-impl Rule {
-    /// Why its source has ended by itself.
-    fn source_trouble(&self) -> Option<String> {
-        let reason = self.source.failed.lock().clone()?;
-        Some(format!("source {}: {reason}", self.stream))
-    }
-
-    /// An action or the source works again after its error.
-    fn recover(&self, changes: &broadcast::Sender<RuleChange>) {
-        let still = self.source_trouble().or_else(|| {
-            self.input.outputs.iter().find_map(|output| {
-                Some(format!(
-                    "{}: {}",
-                    output.action.name,
-                    output.action.stopped()?
-                ))
-            })
-        });
-        let state = still.map_or(RuleState::Running, RuleState::Failed);
-        let changed = self.state.send_if_modified(|present| {
-            if !matches!(present, RuleState::Failed(_)) || *present == state {
-                return false;
-            }
-            *present = state.clone();
-            true
-        });
-        if changed {
-            // Nobody may be listening.
-            let _listeners = changes.send(RuleChange {
-                rule: self.id.clone(),
-                state,
-            });
-        }
-    }
 }
 
 impl Engine {
@@ -390,10 +233,7 @@ impl Engine {
         }
         self.rules.lock().insert(id, Arc::clone(&rule));
         source.source.join(input);
-        let state = rule
-            .source_trouble()
-            .map_or(RuleState::Running, RuleState::Failed);
-        rule.enter(state, &self.changes);
+        rule.enter(rule.state_by_source(), &self.changes);
         Ok(())
     }
 
@@ -489,20 +329,14 @@ impl Engine {
             Arc::clone(&plan.guest.connector),
             config,
         );
-        let running = Arc::new(RunningSource {
-            source: Source::new(plan.name.clone(), plan.format.clone()),
-            slots: Slots::new(leases),
+        let source = Source::new(plan.name.clone(), plan.format.clone());
+        let running = Arc::new(RunningSource::new(
+            source,
+            Slots::new(leases),
             named,
-            guest: guest.stats(),
-            key: key.clone(),
-            waker: guest.waker(),
-            stop: CancellationToken::new(),
-            failed: Mutex::default(),
-            ended: watch::channel(false).0,
-            finish: watch::channel(None).0,
-            gone: AtomicBool::new(false),
-            tasks: TaskTracker::new(),
-        });
+            &guest,
+            key.clone(),
+        ));
         let checkpoints = Checkpoints {
             store: self.parts.store.clone(),
             tenant: TENANT.into(),
@@ -536,72 +370,6 @@ impl Engine {
             &self.parts.runtime.handle(),
         );
         Ok(running)
-    }
-
-    /// Reads, and after an error again as often as the strategy says.
-    async fn read(
-        &self,
-        running: &Arc<RunningSource>,
-        guest: &mut SourceGuest,
-        checkpoints: &Checkpoints,
-        opening: Opening,
-        restart: &RestartStrategy,
-    ) {
-        let mut opening = Some(opening);
-        let mut failures = 0;
-        loop {
-            let resume = checkpoints.last().await;
-            let before = running.source.stats.reads.load(Ordering::Relaxed);
-            let source = &running.source;
-            let wait = match source
-                .run(guest, resume, checkpoints, &running.stop, opening.take())
-                .await
-            {
-                End::Stopped | End::Finished => return,
-                End::Abandoned => {
-                    tracing::warn!(stream = %source.stream, "a batch was abandoned; reading goes on from the last final checkpoint");
-                    source.renew();
-                    Duration::from_secs(1)
-                }
-                End::Failed(reason) => {
-                    self.source_failed(running, Some(reason));
-                    if source.stats.reads.load(Ordering::Relaxed) > before {
-                        failures = 0;
-                    }
-                    let Some(wait) = restart_delay(restart, failures, rand::random()) else {
-                        return;
-                    };
-                    failures += 1;
-                    wait
-                }
-            };
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = settle_on(source, checkpoints) => {}
-                () = running.stop.cancelled() => return,
-            }
-            self.source_failed(running, None);
-        }
-    }
-
-    /// Every rule on that source stops with the reason, or goes on.
-    fn source_failed(&self, source: &Arc<RunningSource>, reason: Option<String>) {
-        // A rule that is about to join sees it then.
-        let _joining = self.joining.lock();
-        if source.failed.lock().is_none() && reason.is_none() {
-            return;
-        }
-        *source.failed.lock() = reason;
-        for rule in self
-            .rules()
-            .iter()
-            .filter(|rule| Arc::ptr_eq(&rule.source, source))
-        {
-            match rule.source_trouble() {
-                Some(trouble) => rule.enter(RuleState::Failed(trouble), &self.changes),
-                None => rule.recover(&self.changes),
-            }
-        }
     }
 
     /// Stops a rule: it leaves its source, or the source stops with its last rule; its actions
@@ -685,94 +453,4 @@ impl Engine {
             rule.enter(RuleState::Stopped, &self.changes);
         }
     }
-}
-
-impl Rule {
-    fn tell_actions(&self, deadline: Instant) {
-        self.lingering.cancel();
-        for output in &self.input.outputs {
-            output.flush();
-            output.action.close();
-        }
-        self.stop.send_replace(Some(deadline));
-    }
-
-    async fn end_actions(&self, deadline: Instant) {
-        self.tell_actions(deadline);
-        self.tasks.close();
-        // A moment beyond the deadline, for what must still go to disk.
-        if tokio::time::timeout_at(deadline + Duration::from_secs(2), self.tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::error!(rule = %self.id, "an action did not end in time");
-        }
-    }
-}
-
-impl RunningSource {
-    async fn stop_reading(&self, deadline: Instant) {
-        self.stop.cancel();
-        self.waker.wake();
-        let mut ended = self.ended.subscribe();
-        // A guest that does not come back is ended by its own deadline; it holds nobody up here.
-        let _in_time = tokio::time::timeout_at(deadline, ended.wait_for(|ended| *ended)).await;
-    }
-
-    async fn end(&self, deadline: Instant) {
-        self.finish.send_replace(Some(deadline));
-        self.tasks.close();
-        if tokio::time::timeout_at(deadline + Duration::from_secs(2), self.tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::error!(stream = %self.source.stream, "the source did not end in time");
-        }
-        // Whatever task is dropped from now on has not made anything final.
-        self.source.ledger().seal();
-    }
-}
-
-/// An action's task: one that panics must not leave a rule that seems to run.
-struct Watched {
-    rule: Arc<Rule>,
-    action: String,
-    changes: broadcast::Sender<RuleChange>,
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let words = format!(
-                "{}: ended by a fault of the host; the log has more",
-                self.action
-            );
-            self.rule.enter(RuleState::Failed(words), &self.changes);
-        }
-    }
-}
-
-/// A source whose first `open` has not ended.
-struct Opening(watch::Sender<usize>);
-
-impl Opening {
-    fn new(count: &watch::Sender<usize>) -> Self {
-        count.send_modify(|opening| *opening += 1);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Opening {
-    fn drop(&mut self) {
-        self.0
-            .send_modify(|opening| *opening = opening.saturating_sub(1));
-    }
-}
-
-/// Goes on settling after the reading has ended.
-async fn settle_on(source: &Source, checkpoints: &Checkpoints) {
-    source
-        .ledger()
-        .settle_with(checkpoints, Duration::from_secs(1))
-        .await;
 }

@@ -179,20 +179,20 @@ impl Source {
         std::mem::take(&mut *self.ledger.lock()).seal();
     }
 
-    /// Reads until told to stop, and beside that settles. `opening` is dropped once the guest's
-    /// first `open` has worked or failed.
+    /// Reads until told to stop, and beside that settles. `opened` hears of each `open` of the guest
+    /// until the first that works: whether it did.
     pub async fn run(
         &self,
         guest: &mut SourceGuest,
         resume: Option<String>,
         committer: &dyn Committer,
         stop: &CancellationToken,
-        opening: impl Send,
+        opened: &(dyn Fn(bool) + Sync),
     ) -> End {
         let ledger = self.ledger();
         tokio::select! {
             biased;
-            end = self.read_all(guest, resume, stop, opening) => end,
+            end = self.read_all(guest, resume, stop, opened) => end,
             () = ledger.settle_with(committer, CHECKPOINT_SPACING) => End::Stopped,
         }
     }
@@ -202,16 +202,15 @@ impl Source {
         guest: &mut SourceGuest,
         resume: Option<String>,
         stop: &CancellationToken,
-        opening: impl Send,
+        opened: &(dyn Fn(bool) + Sync),
     ) -> End {
-        let mut opening = Some(opening);
         let mut failures: u32 = 0;
         loop {
             if stop.is_cancelled() {
                 return End::Stopped;
             }
             let result = guest.open(resume.clone()).await;
-            drop(opening.take());
+            opened(result.is_ok());
             match result {
                 Ok(()) => break,
                 Err(error) => {
