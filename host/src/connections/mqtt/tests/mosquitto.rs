@@ -56,9 +56,11 @@ async fn messages_of_every_level_cross_both_ways_in_every_version() {
 async fn what_came_while_away_is_delivered_when_the_session_is_resumed() {
     let broker = Mosquitto::start("").await;
     for version in NEW {
+        // A session of its own: the acknowledgements of the last round may still be on their way.
+        let id = format!("away-{version}");
         let world = World::new();
-        let client = world.client(broker.port, &session(version, "away"));
-        let taker = client.take("away/#", Qos::AtLeastOnce);
+        let client = world.client(broker.port, &session(version, &id));
+        let taker = client.take(&format!("{id}/#"), Qos::AtLeastOnce);
         let client = connected(client).await;
         client.kill();
         world.stopping.store(true, Ordering::Release);
@@ -66,19 +68,16 @@ async fn what_came_while_away_is_delivered_when_the_session_is_resumed() {
         // Until the broker has noticed: what it sends into the dead link it repeats behind the rest.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let other = connected(World::new().client(broker.port, &json!({}))).await;
-        let batch = (0..50).map(|n| message("away/x", &n.to_string())).collect();
+        let batch = (0..50)
+            .map(|n| message(&format!("{id}/x"), &n.to_string()))
+            .collect();
         other.publish_all(batch, Qos::AtLeastOnce).await.unwrap();
         world.stopping.store(false, Ordering::Release);
-        let client = world.client(broker.port, &session(version, "away"));
-        let taker = client.take("away/#", Qos::AtLeastOnce);
+        let client = world.client(broker.port, &session(version, &id));
+        let taker = client.take(&format!("{id}/#"), Qos::AtLeastOnce);
         let client = client.start();
         let expected: Vec<_> = (0..50).map(|n| n.to_string()).collect();
-        let mut texts = taker.texts(50).await;
-        if version == "5" {
-            // Order is asserted on 3.1.1 alone: with 5, a resumed session of mosquitto 2.0.11 was seen to
-            // begin in the middle and to bring the first messages last.
-            texts.sort_by_key(|text| text.parse::<u32>().unwrap());
-        }
+        let texts = taker.texts(50).await;
         assert_eq!(texts, expected, "{version}");
         client.close().await;
     }

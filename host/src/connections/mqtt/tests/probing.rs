@@ -75,13 +75,15 @@ async fn a_probe_leaves_a_running_session_of_the_same_client_connected() {
 async fn a_probe_leaves_what_is_queued_for_a_session_that_is_away() {
     let broker = Mosquitto::start("").await;
     for version in SESSION {
+        // A session of its own: the acknowledgements of the last round may still be on their way.
+        let id = format!("away-{version}");
         let properties = json!({
-            "protocolVersion": version, "clientid": "away", "enableClientSession": true,
+            "protocolVersion": version, "clientid": id, "enableClientSession": true,
             "sessionExpiryIntervalSeconds": 300,
         });
         let world = World::new();
         let client = world.client(broker.port, &properties);
-        let taker = client.take("queue", Qos::AtLeastOnce);
+        let taker = client.take(&id, Qos::AtLeastOnce);
         let client = running(client).await;
         client.kill();
         world
@@ -91,22 +93,17 @@ async fn a_probe_leaves_what_is_queued_for_a_session_that_is_away() {
         // Until the broker has noticed: what it sends into the dead link it repeats behind the rest.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let other = running(World::new().client(broker.port, &json!({}))).await;
-        let batch = (0..20).map(|n| message("queue", &n.to_string())).collect();
+        let batch = (0..20).map(|n| message(&id, &n.to_string())).collect();
         other.publish_all(batch, Qos::AtLeastOnce).await.unwrap();
         check(&*World::new().build(broker.port, &properties)).await;
         world
             .stopping
             .store(false, std::sync::atomic::Ordering::Release);
         let client = world.client(broker.port, &properties);
-        let taker = client.take("queue", Qos::AtLeastOnce);
+        let taker = client.take(&id, Qos::AtLeastOnce);
         let client = client.start();
         let expected: Vec<_> = (0..20).map(|n| n.to_string()).collect();
-        let mut texts = taker.texts(20).await;
-        if version == "5" {
-            // Order is asserted on 3.1.1 alone: with 5, a resumed session of mosquitto 2.0.11 was seen to
-            // begin in the middle and to bring the first messages last.
-            texts.sort_by_key(|text| text.parse::<u32>().unwrap());
-        }
+        let texts = taker.texts(20).await;
         assert_eq!(texts, expected, "{version}");
         client.close().await;
         other.close().await;
