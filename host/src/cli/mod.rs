@@ -97,6 +97,7 @@ pub fn main() -> ExitCode {
         }
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(crate::runtime::threads())
         .enable_all()
         .build()
     {

@@ -61,7 +61,8 @@ pub struct RuntimeConfig {
     pub cache_dir: PathBuf,
     /// The child that compiles: a program and its first arguments. Two paths are added.
     pub compile_command: Vec<OsString>,
-    /// Threads that run guests. 0: as many as there are cores, 4 at most.
+    /// Threads that run guests. 0: half as many as there are cores, 1 to 4; connections have the
+    /// other half.
     pub worker_threads: usize,
     /// Key of the hash that guards compiled code. None: one that is made at the first start and kept
     /// in the folder.
@@ -88,6 +89,15 @@ impl fmt::Debug for RuntimeConfig {
             .field("worker_threads", &self.worker_threads)
             .finish_non_exhaustive()
     }
+}
+
+/// How many threads the connections have, and how many the guests: half of the cores each, 1 to 4.
+/// A message crosses from one to the other and back several times, and tokio wakes a second idle
+/// thread after each first one: two more wake-ups per crossing, for nothing, where one thread would do.
+#[must_use]
+pub fn threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / 2).clamp(1, 4)
 }
 
 /// One use of a connector in a rule.
@@ -160,13 +170,15 @@ impl Runtime {
         )
         .map_err(|error| RuntimeError::new("the folder of compiled code", error))?;
         let threads = match config.worker_threads {
-            0 => std::thread::available_parallelism()
-                .map_or(1, usize::from)
-                .min(4),
+            0 => threads(),
             threads => threads,
         };
         let guests = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
+            // A guest that computes gives its thread back at each tick only. What comes from the
+            // connections' threads, and timers, must not wait for dozens of such turns.
+            .global_queue_interval(2)
+            .event_interval(4)
             .thread_name("guests")
             .enable_all()
             .build()
