@@ -153,7 +153,7 @@ impl MariaDb {
                 "--bind-address=127.0.0.1",
                 "--innodb-flush-log-at-trx-commit=0",
             ])
-            .arg("--innodb-buffer-pool-size=64M")
+            .args(["--innodb-buffer-pool-size=64M", "--skip-name-resolve"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)

@@ -146,6 +146,8 @@ async fn fetch(
     let mut rows = query.fetch(conn);
     while let Some(row) = rows.try_next().await? {
         if answer.is_full() {
+            // The server was asked for one row too many: then this was all that it sends.
+            answer.cut = rows.try_next().await?.is_some();
             break;
         }
         if answer.rows.columns.is_empty() {

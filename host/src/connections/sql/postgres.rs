@@ -3,8 +3,8 @@
 //! and writes it:
 //! - a parameter is a `text` that the statement casts to the type which the server says it has there;
 //! - rows come through a cursor: what is fetched from it with a simple query is text, whatever the
-//!   type, and not more than asked for. What a cursor cannot do (`INSERT ... RETURNING`) is wrapped in
-//!   a `WITH` whose columns are cast to text; anything else without parameters is a simple query.
+//!   type, and not more than asked for. What a cursor cannot do (`INSERT ... RETURNING`) is a simple
+//!   query that finds its parameters in settings of the transaction.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,9 +16,8 @@ use secrecy::ExposeSecret as _;
 use sqlx::pool::PoolOptions;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow, PgSslMode, PgTypeInfo, PgValueRef};
 use sqlx::{
-    Arguments as _, AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _,
-    Executor as _, PgConnection, Postgres, Row as _, SqlSafeStr as _, Statement as _,
-    TypeInfo as _, ValueRef as _,
+    Arguments as _, AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, PgConnection,
+    Postgres, Row as _, TypeInfo as _, ValueRef as _,
 };
 
 use super::config::Config;
@@ -252,7 +251,8 @@ async fn fetch(
     answer: &mut Answer,
 ) -> Result<(), Failure> {
     let text = rendered(statement, types);
-    if matches!(statement.first(), "SELECT" | "VALUES" | "TABLE" | "WITH") {
+    let first = statement.first();
+    if matches!(first, "SELECT" | "VALUES" | "TABLE" | "WITH") {
         match through_cursor(conn, &text, arguments(types, [params])?, answer).await {
             // No cursor for this one: WITH that writes, SELECT INTO.
             Err(failure)
@@ -262,13 +262,16 @@ async fn fetch(
         }
     }
     if params.is_empty() {
-        return gather(conn, text, None, &[], answer).await;
+        return gather(conn, text, answer).await;
     }
-    if statement.has_word("RETURNING") && statement.first() != "WITH" {
-        return wrapped(conn, text, arguments(types, [params])?, answer).await;
+    if matches!(first, "INSERT" | "UPDATE" | "DELETE" | "MERGE") && !statement.has_word("RETURNING")
+    {
+        sqlx::query_with(AssertSqlSafe(text), arguments(types, [params])?)
+            .execute(conn)
+            .await?;
+        return Ok(());
     }
-    let arguments = arguments(types, [params])?;
-    gather(conn, text, Some(arguments), &[], answer).await
+    through_settings(conn, statement, types, params, answer).await
 }
 
 async fn through_cursor(
@@ -288,22 +291,30 @@ async fn through_cursor(
         Ok(_) => {
             let rows = answer.most_rows().saturating_add(1);
             let fetch = format!("FETCH FORWARD {rows} FROM windlass_rows");
-            gather(&mut transaction, fetch, None, &[], answer).await
+            gather(&mut transaction, fetch, answer).await
         }
     };
-    match gathered {
-        // The rest of the answer is still on its way: the connection ends, and the transaction too.
-        Ok(()) if answer.cut && answer.rows.rows.len() < answer.most_rows() => Ok(()),
-        Ok(()) => {
-            transaction.commit().await.map_err(Failure::Commit)?;
-            answer.cut = false;
-            Ok(())
-        }
-        Err(failure) => {
-            rolled_back(transaction).await;
-            Err(failure)
-        }
+    // Of the rows there is one too many at most; of bytes much may still be on its way.
+    let all = answer.rows.rows.len() >= answer.most_rows();
+    ended(transaction, gathered, answer, all).await
+}
+
+/// The end of a transaction whose answer was gathered; `all` of it will soon have come.
+async fn ended(
+    transaction: sqlx::Transaction<'_, Postgres>,
+    gathered: Result<(), Failure>,
+    answer: &mut Answer,
+    all: bool,
+) -> Result<(), Failure> {
+    if let Err(failure) = gathered {
+        rolled_back(transaction).await;
+        return Err(failure);
     }
+    if !answer.cut || all {
+        transaction.commit().await.map_err(Failure::Commit)?;
+        answer.cut = false;
+    }
+    Ok(())
 }
 
 /// A link that is gone cannot be rolled back over; what broke it is the news.
@@ -313,44 +324,46 @@ async fn rolled_back(transaction: sqlx::Transaction<'_, Postgres>) {
     }
 }
 
-/// `INSERT`, `UPDATE`, `DELETE` with `RETURNING`.
-async fn wrapped(
+/// What a cursor cannot do, with parameters: they are put down as settings of the transaction, where
+/// a simple query finds them. So no value ever stands in a statement.
+async fn through_settings(
     conn: &mut PgConnection,
-    text: String,
-    arguments: PgArguments,
+    statement: &Statement<'_>,
+    types: &Types,
+    params: &[SqlValue],
     answer: &mut Answer,
 ) -> Result<(), Failure> {
-    let prepared = (&mut *conn)
-        .prepare(AssertSqlSafe(text.clone()).into_sql_str())
-        .await?;
-    let columns = prepared.columns();
-    answer.rows.columns = columns.iter().map(|c| c.name().to_owned()).collect();
-    let kinds: Vec<_> = columns.iter().map(|c| c.type_info().clone()).collect();
-    let names: Vec<_> = (0..kinds.len()).map(|place| format!("c{place}")).collect();
-    let casts: Vec<_> = names.iter().map(|name| format!("{name}::text")).collect();
-    let text = format!(
-        "WITH windlass_rows ({}) AS ({text}\n) SELECT {} FROM windlass_rows",
-        names.join(", "),
-        casts.join(", ")
-    );
-    gather(conn, text, Some(arguments), &kinds, answer).await
+    let put: Vec<_> = (1..=params.len())
+        .map(|number| format!("set_config('windlass.p{number}', ${number}::text, true)"))
+        .collect();
+    let put = format!("SELECT {}", put.join(", "));
+    let text = statement.rendered(&|number| {
+        let place = number.wrapping_sub(1);
+        let kind = types.get(place).map_or("text", String::as_str);
+        match params.get(place) {
+            None | Some(SqlValue::Null) => format!("(NULL::{kind})"),
+            Some(_) => format!("(current_setting('windlass.p{number}')::{kind})"),
+        }
+    });
+    let mut transaction = conn.begin().await?;
+    let done = sqlx::query_with(AssertSqlSafe(put), arguments(types, [params])?)
+        .persistent(false)
+        .execute(&mut *transaction)
+        .await;
+    let gathered = match done {
+        Err(error) => Err(Failure::Sql(error)),
+        Ok(_) => gather(&mut transaction, text, answer).await,
+    };
+    if gathered.is_ok() && answer.cut {
+        // The statement has written: what is left of its answer is read, so that it can be committed.
+        tracing::debug!("rows of a statement that writes were left out");
+    }
+    ended(transaction, gathered, answer, true).await
 }
 
-/// Runs it and takes the rows up to the bounds. Without arguments all values are text; with them
-/// those are which the statement casts, and `kinds` says what they were.
-async fn gather(
-    conn: &mut PgConnection,
-    text: String,
-    arguments: Option<PgArguments>,
-    kinds: &[PgTypeInfo],
-    answer: &mut Answer,
-) -> Result<(), Failure> {
-    let mut rows = match arguments {
-        None => sqlx::raw_sql(AssertSqlSafe(text)).fetch(conn),
-        Some(arguments) => conn.fetch(
-            sqlx::query_with::<Postgres, _>(AssertSqlSafe(text), arguments).persistent(false),
-        ),
-    };
+/// Runs a simple query, whose values are all text, and takes its rows up to the bounds.
+async fn gather(conn: &mut PgConnection, text: String, answer: &mut Answer) -> Result<(), Failure> {
+    let mut rows = sqlx::raw_sql(AssertSqlSafe(text)).fetch(conn);
     while let Some(row) = rows.try_next().await? {
         if answer.is_full() {
             break;
@@ -359,7 +372,7 @@ async fn gather(
             let columns = row.columns().iter();
             answer.rows.columns = columns.map(|column| column.name().to_owned()).collect();
         }
-        answer.push(values(&row, kinds)?);
+        answer.push(values(&row)?);
     }
     Ok(())
 }
@@ -461,7 +474,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
     text
 }
 
-fn values(row: &PgRow, kinds: &[PgTypeInfo]) -> Result<Vec<SqlValue>, Failure> {
+fn values(row: &PgRow) -> Result<Vec<SqlValue>, Failure> {
     let mut values = Vec::with_capacity(row.len());
     for place in 0..row.len() {
         let value = row.try_get_raw(place)?;
@@ -469,10 +482,7 @@ fn values(row: &PgRow, kinds: &[PgTypeInfo]) -> Result<Vec<SqlValue>, Failure> {
             values.push(SqlValue::Null);
             continue;
         }
-        let kind = match kinds.get(place) {
-            Some(kind) => kind.clone(),
-            None => value.type_info().into_owned(),
-        };
+        let kind = value.type_info().into_owned();
         let read = read(&value, &kind).ok_or_else(|| {
             let column = row.column(place).name();
             let kind = kind.name();
@@ -489,11 +499,6 @@ fn values(row: &PgRow, kinds: &[PgTypeInfo]) -> Result<Vec<SqlValue>, Failure> {
 /// The few types that the contract has values for, by their fixed numbers in `pg_type.dat`; all
 /// others stay text.
 fn read(value: &PgValueRef<'_>, kind: &PgTypeInfo) -> Option<SqlValue> {
-    let is_text = value.format() == sqlx::postgres::PgValueFormat::Text
-        || value.type_info().oid().is_some_and(|oid| oid.0 == 25);
-    if !is_text {
-        return None;
-    }
     let text = value.as_str().ok()?;
     Some(match kind.oid().map_or(0, |oid| oid.0) {
         16 => SqlValue::Boolean(text.starts_with('t')),

@@ -72,24 +72,14 @@ impl link::Driver for Driver {
         params: Vec<SqlValue>,
         answer: &mut Answer,
     ) -> Result<(), Failure> {
-        let text = statement.text.to_owned();
+        let begin = match statement.first() {
+            "SELECT" | "VALUES" | "WITH" | "EXPLAIN" => "BEGIN",
+            _ => "BEGIN IMMEDIATE",
+        };
         let arguments = arguments([params.as_slice()])?;
-        // Prepared anew each time: a prepared statement keeps the columns that the table had.
-        let query = sqlx::query_with(AssertSqlSafe(text), arguments).persistent(false);
-        let mut rows = query.fetch(conn);
-        while let Some(row) = rows.try_next().await? {
-            if answer.is_full() {
-                // The worker stops when nobody takes its rows.
-                answer.cut = false;
-                break;
-            }
-            if answer.rows.columns.is_empty() {
-                let columns = row.columns().iter();
-                answer.rows.columns = columns.map(|column| column.name().to_owned()).collect();
-            }
-            answer.push(values(&row)?);
-        }
-        Ok(())
+        let mut transaction = conn.begin_with(begin).await?;
+        let gathered = gather(&mut transaction, statement, arguments, answer).await;
+        finished(transaction, gathered).await
     }
 
     async fn execute_many(
@@ -100,33 +90,91 @@ impl link::Driver for Driver {
     ) -> Result<u64, Failure> {
         // The lock is taken at once: one that is asked for later may be refused without a wait.
         let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await?;
-        let row = statement.row();
-        let mut changed = 0;
-        let mut rest = rows;
-        while !rest.is_empty() {
-            let count = match &row {
-                Some(_) => many::next(rest, Dialect::Sqlite),
-                None => 1,
-            };
-            let (now, later) = rest.split_at(count);
-            let text = match &row {
-                Some(row) => row.repeated(count, &|_, _| String::new()),
-                None => statement.text.to_owned(),
-            };
-            let arguments = arguments(now.iter().map(Vec::as_slice))?;
-            let query = sqlx::query_with(AssertSqlSafe(text), arguments);
-            match query.execute(&mut *transaction).await {
-                Ok(done) => changed += done.rows_affected(),
-                Err(error) => {
-                    transaction.rollback().await?;
-                    return Err(error.into());
-                }
-            }
-            rest = later;
-        }
-        transaction.commit().await.map_err(Failure::Commit)?;
-        Ok(changed)
+        let written = write(&mut transaction, statement, rows).await;
+        finished(transaction, written).await
     }
+}
+
+async fn finished<T>(
+    transaction: sqlx::Transaction<'_, Sqlite>,
+    done: Result<T, Failure>,
+) -> Result<T, Failure> {
+    match done {
+        Ok(done) => {
+            transaction.commit().await.map_err(Failure::Commit)?;
+            Ok(done)
+        }
+        Err(failure) => {
+            // Some errors have ended the transaction already.
+            if let Err(second) = transaction.rollback().await {
+                tracing::debug!(%second, "rollback");
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Reads the schema as it is now, and holds it for this transaction: a statement that is prepared on
+/// an older one gets other columns when it runs, which the library does not expect.
+async fn fresh(conn: &mut SqliteConnection) -> Result<(), Failure> {
+    sqlx::query("SELECT 1 FROM sqlite_schema LIMIT 1")
+        .fetch_optional(conn)
+        .await?;
+    Ok(())
+}
+
+async fn gather(
+    conn: &mut SqliteConnection,
+    statement: &Statement<'_>,
+    arguments: SqliteArguments,
+    answer: &mut Answer,
+) -> Result<(), Failure> {
+    fresh(conn).await?;
+    let text = statement.text.to_owned();
+    let query = sqlx::query_with(AssertSqlSafe(text), arguments).persistent(false);
+    let mut rows = query.fetch(conn);
+    while let Some(row) = rows.try_next().await? {
+        if answer.is_full() {
+            // The worker stops when nobody takes its rows.
+            answer.cut = false;
+            break;
+        }
+        if answer.rows.columns.is_empty() {
+            let columns = row.columns().iter();
+            answer.rows.columns = columns.map(|column| column.name().to_owned()).collect();
+        }
+        answer.push(values(&row)?);
+    }
+    Ok(())
+}
+
+async fn write(
+    conn: &mut SqliteConnection,
+    statement: &Statement<'_>,
+    rows: &[Vec<SqlValue>],
+) -> Result<u64, Failure> {
+    fresh(conn).await?;
+    let row = statement.row();
+    // A statement that gives rows has columns, and those may change.
+    let keep = !statement.has_word("RETURNING");
+    let mut changed = 0;
+    let mut rest = rows;
+    while !rest.is_empty() {
+        let count = match &row {
+            Some(_) => many::next(rest, Dialect::Sqlite),
+            None => 1,
+        };
+        let (now, later) = rest.split_at(count);
+        let text = match &row {
+            Some(row) => row.repeated(count, &|_, _| String::new()),
+            None => statement.text.to_owned(),
+        };
+        let arguments = arguments(now.iter().map(Vec::as_slice))?;
+        let query = sqlx::query_with(AssertSqlSafe(text), arguments).persistent(keep);
+        changed += query.execute(&mut *conn).await?.rows_affected();
+        rest = later;
+    }
+    Ok(changed)
 }
 
 fn arguments<'a>(

@@ -71,10 +71,10 @@ async fn a_row_that_fails_takes_back_all_rows_and_the_error_says_what_to_do() {
         client.one("SELECT count(*) FROM t", vec![]).await,
         int(3000)
     );
-    let missing = client.fails("SELECT * FROM nothing", vec![]).await;
+    let missing = client.fails("SELECT * FROM absent", vec![]).await;
     assert_eq!(missing.kind, ErrorKind::Permanent);
     assert!(
-        missing.message.contains("no such table: nothing"),
+        missing.message.contains("no such table: absent"),
         "{}",
         missing.message
     );
