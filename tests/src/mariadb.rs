@@ -41,7 +41,8 @@ impl MariaDb {
         let folder = open_folder("mariadb-", ACCOUNT);
         let made = as_user(ACCOUNT, &tool(&["mariadb-install-db", "mysql_install_db"]))
             .args(["--no-defaults", "--auth-root-authentication-method=normal"])
-            .arg("--skip-test-db")
+            // Several at once may use up what the kernel has for native I/O.
+            .args(["--skip-test-db", "--innodb-use-native-aio=0"])
             .arg(format!(
                 "--datadir={}",
                 folder.path().join("data").display()
@@ -55,8 +56,11 @@ impl MariaDb {
             String::from_utf8_lossy(&made.stdout),
             String::from_utf8_lossy(&made.stderr)
         );
+        // One statement a line.
         let first = format!(
-            "CREATE DATABASE IF NOT EXISTS t; CREATE USER IF NOT EXISTS ann@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON *.* TO ann@'127.0.0.1' WITH GRANT OPTION;\n"
+            "CREATE DATABASE IF NOT EXISTS t;\n\
+             CREATE USER IF NOT EXISTS ann@'127.0.0.1' IDENTIFIED BY '{PASSWORD}';\n\
+             GRANT ALL ON *.* TO ann@'127.0.0.1' WITH GRANT OPTION;\n"
         );
         std::fs::write(folder.path().join("first.sql"), first).expect("a file of SQL");
         let mut mariadb = Self {
@@ -153,7 +157,11 @@ impl MariaDb {
                 "--bind-address=127.0.0.1",
                 "--innodb-flush-log-at-trx-commit=0",
             ])
-            .args(["--innodb-buffer-pool-size=64M", "--skip-name-resolve"])
+            .args([
+                "--innodb-buffer-pool-size=64M",
+                "--skip-name-resolve",
+                "--innodb-use-native-aio=0",
+            ])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
