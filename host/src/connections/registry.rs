@@ -140,5 +140,6 @@ macro_rules! connection_types {
 }
 
 connection_types! {
+    httppush::HttpPush,
     mqtt::Mqtt,
 }
