@@ -7,6 +7,7 @@
 //! | [`manifest`] | what it is told to do |
 //! | [`mosquitto`], [`certificates`] | a real broker, with TLS or without |
 //! | [`bridge`] | the yardstick of the benchmark |
+//! | [`pusher`] | clients that push by HTTP |
 //! | [`load`], [`wire`] | publishers and subscribers on a codec of their own |
 //! | [`oracle`] | numbered payloads; what was lost, doubled, disordered, changed, late |
 //! | [`proxy`], [`sniffer`] | faults on the link, and who listens in there |
@@ -20,6 +21,7 @@ pub mod manifest;
 pub mod mosquitto;
 pub mod oracle;
 pub mod proxy;
+pub mod pusher;
 pub mod sniffer;
 pub mod windlass;
 pub mod wire;

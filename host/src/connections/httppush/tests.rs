@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::connections::dataport::DataPort;
 use crate::connections::dataport::tests::{any_port, ask};
-use crate::connections::pool::tests::fake::context;
+use crate::connections::pool::tests::context;
 use crate::message::Delivery;
 
 /// A connection that listens, its inbox for `/a`, and where.
