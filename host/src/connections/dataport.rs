@@ -42,7 +42,7 @@ pub const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::L
 const TENANT: &str = "default";
 /// Paths remembered that were served and are not any more.
 const MOST_GONE: usize = 4096;
-/// How long after the start a path that nobody serves may still find somebody.
+/// How long after the start takers are awaited, if some source never opens.
 const BOOT: Duration = Duration::from_secs(60);
 /// Bytes of request bodies in memory that no connection has taken yet, of all requests together.
 const BUFFERED: usize = 64 * 1024 * 1024;
@@ -90,7 +90,7 @@ struct Inner {
     settings: Settings,
     tls: Option<ServerTls>,
     routes: RwLock<Routes>,
-    /// Every source has opened: a path that nobody serves is not there.
+    /// Every source has opened: all takers of all paths are known.
     known: AtomicBool,
     until: Instant,
     listening: tokio::sync::Mutex<Weak<Listening>>,
@@ -189,7 +189,7 @@ enum Found {
     Methods(Vec<Method>),
     /// It was served, and may be again.
     Stopped,
-    /// Not yet known: the host is starting.
+    /// Not all takers are known: the host is starting.
     Starting,
     Nothing,
 }
@@ -251,7 +251,8 @@ impl DataPort {
         listening.upgrade().map(|there| there.address)
     }
 
-    /// Every source has opened or failed: from now on a path that nobody serves is not there.
+    /// Every source has opened or failed: from now on requests are taken. Before, a message would miss
+    /// the takers that have not come yet.
     pub fn takers_known(&self) {
         self.0.known.store(true, Ordering::Release);
     }
@@ -306,13 +307,12 @@ impl DataPort {
             .get(TENANT)
             .and_then(|paths| paths.get(path))
             .map(Vec::as_slice);
+        // A path may have some of its takers and not yet all: who has not come would miss the message.
+        if !self.0.known.load(Ordering::Acquire) && Instant::now() < self.0.until {
+            return Found::Starting;
+        }
         let Some(served) = served else {
-            let starting = !self.0.known.load(Ordering::Acquire) && Instant::now() < self.0.until;
-            return if starting {
-                Found::Starting
-            } else {
-                Found::Nothing
-            };
+            return Found::Nothing;
         };
         match served.iter().rev().find(|one| one.method == *method) {
             Some(one) => Found::Served(Arc::clone(&one.endpoint)),
