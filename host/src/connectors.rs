@@ -35,7 +35,15 @@ mod tests {
 
     #[test]
     fn the_connectors_that_need_no_folder_of_ones_own_are_there_by_name() {
-        for name in ["file", "log", "memory", "mqtt", "nop", "simulator"] {
+        for name in [
+            "file",
+            "httppush",
+            "log",
+            "memory",
+            "mqtt",
+            "nop",
+            "simulator",
+        ] {
             assert!(bundled(name).is_some(), "{name}");
         }
         assert_eq!(bundled("no-such-connector"), None);

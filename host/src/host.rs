@@ -13,8 +13,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{HostLimits, Manifest, ManifestError};
+use crate::config::{HostLimits, Manifest, ManifestError, Push};
 use crate::connections::backoff::Backoff;
+use crate::connections::dataport::{self, DataPort};
 use crate::connections::pool::{self, ConnectionDef, Pool, PoolConfig, Surroundings};
 use crate::connections::registry::Registry;
 use crate::connections::{Limits, Memory, Refused};
@@ -61,6 +62,7 @@ pub enum StartError {
 pub struct Host {
     store: Store,
     pool: Pool,
+    port: DataPort,
     runtime: Runtime,
     spills: Arc<SpillSet>,
     engine: Arc<Engine>,
@@ -91,7 +93,9 @@ impl Host {
             store: store.clone(),
             handle: tokio::runtime::Handle::current(),
         };
-        let pool = Pool::new(pool_config(&manifest, Arc::new(surroundings)));
+        let config_of_pool = pool_config(&manifest, Arc::new(surroundings));
+        let port = config_of_pool.port.clone();
+        let pool = Pool::new(config_of_pool);
         let (plan, errors, warnings) =
             plan::plan(&manifest, &runtime, &pool, &*config.progress).await;
         if !errors.is_empty() {
@@ -116,6 +120,7 @@ impl Host {
         let host = Self {
             store,
             pool,
+            port,
             runtime,
             spills,
             engine,
@@ -250,6 +255,7 @@ impl Host {
                 .collect(),
             rules: shown,
             rows,
+            push: self.port.address().map(|address| address.to_string()),
         }
     }
 
@@ -272,6 +278,7 @@ impl Host {
         self.engine.stop_all(Instant::now() + grace).await;
         self.over.cancel();
         self.pool.stop(Duration::from_secs(2)).await;
+        self.port.stop(Duration::from_secs(3)).await;
         self.tasks.close();
         self.tasks.wait().await;
         self.spills.close().await;
@@ -426,6 +433,22 @@ fn pool_config(manifest: &Manifest, surroundings: Arc<dyn Surroundings>) -> Pool
         files: manifest.files.root.clone(),
         limits: connection_limits(&manifest.limits),
         backoff: Backoff::default(),
+        port: DataPort::new(port_settings(&manifest.push)),
+    }
+}
+
+fn port_settings(push: &Push) -> dataport::Settings {
+    let default = dataport::Settings::default();
+    let count = |value: Option<u64>, or: usize| {
+        value
+            .and_then(|value| usize::try_from(value).ok())
+            .unwrap_or(or)
+    };
+    dataport::Settings {
+        address: push.address.unwrap_or(default.address),
+        tls: push.tls.clone(),
+        max_connections: count(push.max_connections, default.max_connections),
+        max_requests: count(push.max_requests, default.max_requests),
     }
 }
 

@@ -91,6 +91,9 @@ pub struct Arrival {
     pub message_id: u16,
     /// Milliseconds since the Unix epoch when the host got it, 0 if unknown.
     pub at_ms: u64,
+    /// The key of its take, where whoever sent it waits for an answer and can be told that it is not
+    /// readable; 0 else. Not kept on disk.
+    pub delivery: u64,
 }
 
 /// One message. Cloning shares the payload.
@@ -189,6 +192,12 @@ pub trait Acknowledge: Send + Sync + fmt::Debug {
     /// The delivery with this key is final here: delivered, filtered, dead-lettered or on disk.
     /// Must return at once. A key of an earlier generation of the session is ignored.
     fn settled(&self, key: u64);
+
+    /// The delivery with this key cannot be read: why, in a sentence for its sender. It is settled
+    /// afterwards. True: the sender will be told, so nothing need be kept of it.
+    fn refused(&self, _key: u64, _reason: &str) -> bool {
+        false
+    }
 }
 
 /// The right, and the duty, to acknowledge one delivery. Dropped without [`Take::settle`] it is
@@ -204,6 +213,13 @@ impl Take {
     /// A take that settles as `key` at `to`.
     pub fn new(to: Arc<dyn Acknowledge>, key: u64) -> Self {
         Self { to, key }
+    }
+
+    /// If this is the take with that key ([`Arrival::delivery`]): tells the sender that it cannot be
+    /// read. True: the sender will be told. It is still to be settled.
+    #[must_use]
+    pub fn refuse(&self, key: u64, reason: &str) -> bool {
+        self.key == key && self.to.refused(key, reason)
     }
 
     /// It is final: the session may acknowledge it.

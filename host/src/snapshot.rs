@@ -18,6 +18,8 @@ pub struct Snapshot {
     pub rules: Vec<RuleRow>,
     /// The newest results of queries, oldest first.
     pub rows: Vec<Row>,
+    /// Where the data port listens; None: it does not.
+    pub push: Option<String>,
 }
 
 impl Snapshot {

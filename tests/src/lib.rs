@@ -8,6 +8,7 @@
 //! | [`mosquitto`], [`certificates`] | a real broker, with TLS or without |
 //! | [`postgres`], [`mariadb`] | real databases |
 //! | [`bridge`] | the yardstick of the benchmark |
+//! | [`pusher`] | clients that push by HTTP |
 //! | [`load`], [`wire`] | publishers and subscribers on a codec of their own |
 //! | [`oracle`] | numbered payloads; what was lost, doubled, disordered, changed, late |
 //! | [`proxy`], [`sniffer`] | faults on the link, and who listens in there |
@@ -23,6 +24,7 @@ pub mod mosquitto;
 pub mod oracle;
 pub mod postgres;
 pub mod proxy;
+pub mod pusher;
 pub mod sniffer;
 pub mod windlass;
 pub mod wire;

@@ -14,6 +14,7 @@ pub struct Manifest {
     conf_keys: Map<String, Value>,
     streams: Vec<Value>,
     rules: Vec<Value>,
+    more: Vec<(&'static str, Value)>,
 }
 
 impl Manifest {
@@ -28,6 +29,13 @@ impl Manifest {
     pub fn connector(mut self, name: &str, file: &Path) -> Self {
         self.connectors
             .insert(name.to_owned(), json!(file.display().to_string()));
+        self
+    }
+
+    /// A whole section (`push`, `files`, `limits`).
+    #[must_use]
+    pub fn section(mut self, name: &'static str, section: Value) -> Self {
+        self.more.push((name, section));
         self
     }
 
@@ -110,7 +118,7 @@ impl Manifest {
             ("streams", Value::from(self.streams.clone())),
             ("rules", Value::from(self.rules.clone())),
         ];
-        for (name, part) in parts {
+        for (name, part) in parts.into_iter().chain(self.more.iter().cloned()) {
             if part.as_array().is_some_and(|part| !part.is_empty())
                 || part.as_object().is_some_and(|part| !part.is_empty())
             {

@@ -1,5 +1,6 @@
 //! `windlass run FILE...`
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -20,13 +21,16 @@ pub(super) struct Arguments {
     /// Where progress, queues, dead letters and compiled connectors are kept
     #[arg(long, value_name = "DIR", default_value = super::folder::DATA)]
     data: PathBuf,
+    /// Where HTTP pushes are taken, in place of the manifest's `push.address`; port 0: any free one
+    #[arg(long, value_name = "ADDR")]
+    push: Option<SocketAddr>,
     /// One JSON object per line on stdout: changes of state, and counters every second
     #[arg(long)]
     pub(super) json: bool,
 }
 
 pub(super) async fn run(arguments: Arguments, logs: &Logs) -> anyhow::Result<ExitCode> {
-    let (manifest, mut errors) = Manifest::read(&arguments.files);
+    let (mut manifest, mut errors) = Manifest::read(&arguments.files);
     if !errors.is_empty() {
         if manifest.whole {
             // What else is wrong is said at once too.
@@ -35,6 +39,9 @@ pub(super) async fn run(arguments: Arguments, logs: &Logs) -> anyhow::Result<Exi
             check::add_new(&mut errors, more.errors);
         }
         return Ok(session::refuse(&errors));
+    }
+    if arguments.push.is_some() {
+        manifest.push.address = arguments.push;
     }
     let title = format!(
         "Windlass {}: {}, {}",

@@ -331,6 +331,7 @@ mod tests {
 
     fn snapshot(connections: usize, rules: usize, rows: u64) -> Snapshot {
         Snapshot {
+            push: None,
             at_ms: 1_000,
             connections: (0..connections)
                 .map(|index| ConnectionRow {

@@ -75,6 +75,7 @@ fn metrics(snapshot: &Snapshot) -> Value {
         "rules": rules,
         "connections": connections,
         "rows": snapshot.rows,
+        "push": snapshot.push,
     })
 }
 

@@ -2,6 +2,7 @@
 //! file before ended; equal ids are mistakes that name both places.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,9 +21,11 @@ const SECTIONS: &[&str] = &[
     "streams",
     "rules",
     "files",
+    "push",
     "limits",
 ];
 const CONNECTION: &[&str] = &["id", "typ", "props"];
+const PUSH: &[&str] = &["address", "tls", "maxConnections", "maxRequests"];
 const LIMITS: &[&str] = &[
     "diskQueueBytes",
     "deadLetterBytes",
@@ -123,6 +126,7 @@ impl Merge {
                 "confKeys" => self.conf_keys(&at, file),
                 "connectors" => self.connectors(&at, file, base),
                 "files" => self.files(&at, file, base),
+                "push" => self.push(&at, file, base),
                 _ => self.limits(&at, file),
             }
         }
@@ -378,6 +382,36 @@ impl Merge {
         }
     }
 
+    fn push(&mut self, section: &At<'_>, file: &Arc<str>, base: &Path) {
+        const MOST: u64 = 1_000_000;
+        let Some(entries) = self.reader(file).mapping(section, "\"push\"") else {
+            return;
+        };
+        let mut push = self.manifest.push.clone();
+        for entry in entries {
+            let at = section.below(entry);
+            let Some(name) = PUSH.iter().find(|name| **name == entry.key) else {
+                let message = unknown("key of \"push\"", &entry.key, PUSH);
+                self.reader(file).wrong_key(&at, message);
+                continue;
+            };
+            if !self.is_new("setting of push", name, entry.at, &at.pointer, file) {
+                continue;
+            }
+            entry
+                .node
+                .place_in(&mut self.manifest.places, file, Some(entry.at), &at.pointer);
+            let mut reader = self.reader(file);
+            match *name {
+                "address" => push.address = address(&mut reader, &at),
+                "tls" => push.tls = key_pair(&mut reader, &at, base),
+                "maxConnections" => push.max_connections = reader.number(&at, 1, MOST),
+                _ => push.max_requests = reader.number(&at, 1, MOST),
+            }
+        }
+        self.manifest.push = push;
+    }
+
     fn limits(&mut self, section: &At<'_>, file: &Arc<str>) {
         const SMALLEST: u64 = 64 * 1024;
         let Some(entries) = self.reader(file).mapping(section, "\"limits\"") else {
@@ -434,6 +468,42 @@ fn path(reader: &mut Reader<'_>, at: &At<'_>, what: &str, base: &Path) -> Option
             None
         }
     }
+}
+
+fn address(reader: &mut Reader<'_>, at: &At<'_>) -> Option<SocketAddr> {
+    let parsed = at.node.text().and_then(|text| text.parse().ok());
+    if parsed.is_none() {
+        let found = match at.node.text() {
+            Some(text) => format!("\"{text}\""),
+            None => at.node.what().to_owned(),
+        };
+        let message = format!(
+            "\"address\" must be an IP address and a port like \"127.0.0.1:10081\" or \"[::]:10081\"; port 0 is any free one; found {found}"
+        );
+        reader.wrong(at, message);
+    }
+    parsed
+}
+
+/// A certificate and its key, named as in eKuiper.
+fn key_pair(reader: &mut Reader<'_>, at: &At<'_>, base: &Path) -> Option<(PathBuf, PathBuf)> {
+    const NAMES: [&str; 2] = ["certfile", "keyfile"];
+    for entry in reader.mapping(at, "\"tls\"")? {
+        if !NAMES.contains(&entry.key.as_str()) {
+            let message = unknown("key of \"tls\"", &entry.key, &NAMES);
+            reader.wrong_key(&at.below(entry), message);
+        }
+    }
+    let mut file = |name: &str, what: &str| {
+        let Some(value) = at.get(name) else {
+            reader.wrong(at, format!("\"{name}\" is missing: {what}"));
+            return None;
+        };
+        path(reader, &value, what, base)
+    };
+    let certificate = file("certfile", "a PEM file with the certificate and its chain");
+    let key = file("keyfile", "a PEM file with the certificate's private key");
+    certificate.zip(key)
 }
 
 /// The name in `CREATE STREAM name (…) WITH (…)`; None where the statement is something else, which

@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,6 +134,19 @@ pub struct Files {
     pub root: Option<PathBuf>,
 }
 
+/// The data port, where others reach this host by HTTP; None: the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Push {
+    /// Where it listens; port 0: any free one.
+    pub address: Option<SocketAddr>,
+    /// PEM files of the certificate with its chain and of its private key.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Clients' connections at once.
+    pub max_connections: Option<u64>,
+    /// Requests under way at once, over all connections.
+    pub max_requests: Option<u64>,
+}
+
 /// Bounds of this host; None: the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostLimits {
@@ -169,6 +183,8 @@ pub struct Manifest {
     pub rules: Vec<RuleDef>,
     /// The grant for the connector `file`.
     pub files: Files,
+    /// The data port.
+    pub push: Push,
     /// Bounds.
     pub limits: HostLimits,
     /// What is accepted and should be looked at.

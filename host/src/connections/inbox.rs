@@ -134,6 +134,28 @@ impl Inbox {
         self.ready.notify_one();
     }
 
+    /// Takes back the delivery with this number ([`Arrival::delivery`](crate::message::Arrival)), if
+    /// nobody has read it yet.
+    pub fn withdraw(&self, number: u64) -> Option<Delivery> {
+        let mut queue = self.queue.lock();
+        let place = queue
+            .deliveries
+            .iter()
+            .position(|delivery| delivery.message.arrival.delivery == number)?;
+        let delivery = queue.deliveries.remove(place)?;
+        queue.bytes = queue.bytes.saturating_sub(delivery.message.weight());
+        self.freed.notify_waiters();
+        Some(delivery)
+    }
+
+    /// Takes back all that nobody has read yet.
+    pub fn withdraw_all(&self) -> Vec<Delivery> {
+        let mut queue = self.queue.lock();
+        queue.bytes = 0;
+        self.freed.notify_waiters();
+        queue.deliveries.drain(..).collect()
+    }
+
     /// The other side refused the subscription: the next [`Inbox::receive`] says so, once.
     pub fn fail(&self, error: ConnectionError) {
         self.queue.lock().failure = Some(error);

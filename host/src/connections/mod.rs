@@ -19,7 +19,9 @@ use crate::error::ConnectionError;
 use crate::message::{Batch, Rejection};
 
 pub mod backoff;
+pub mod dataport;
 pub mod file;
+pub mod httppush;
 pub mod inbox;
 pub mod memory;
 pub mod mqtt;
@@ -79,6 +81,9 @@ pub struct Property {
     pub secret: bool,
     /// Known in eKuiper and accepted here, but without meaning: the reason, shown as a warning.
     pub ignored: Option<&'static str>,
+    /// Where a source or an action makes its connection itself, the connector gets it too, if it knows
+    /// it: an endpoint that the connector chooses and that no two connections may both have.
+    pub both: bool,
 }
 
 impl Property {
@@ -89,6 +94,7 @@ impl Property {
             name,
             secret: false,
             ignored: None,
+            both: false,
         }
     }
 
@@ -99,6 +105,7 @@ impl Property {
             name,
             secret: true,
             ignored: None,
+            both: false,
         }
     }
 
@@ -109,6 +116,18 @@ impl Property {
             name,
             secret: false,
             ignored: Some(why),
+            both: false,
+        }
+    }
+
+    /// A plain property that is the connector's too.
+    #[must_use]
+    pub const fn both(name: &'static str) -> Self {
+        Self {
+            name,
+            secret: false,
+            ignored: None,
+            both: true,
         }
     }
 }
@@ -152,6 +171,8 @@ pub struct Context {
     pub refused: Arc<dyn Refused>,
     /// Bounds of what may be unsettled.
     pub limits: Limits,
+    /// The host's one HTTP listener, for types that others reach by a path.
+    pub port: dataport::DataPort,
 }
 
 /// Bounds of one connection's memory.

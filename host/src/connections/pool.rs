@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::backoff::Backoff;
+use super::dataport::DataPort;
 use super::registry::Registry;
 use super::status::Status;
 use super::{ConfigError, Interface, Limits, Memory, Properties, Refused, Traffic, secrets};
@@ -60,6 +61,8 @@ pub struct PoolConfig {
     pub limits: Limits,
     /// How soon they are dialled again.
     pub backoff: Backoff,
+    /// The HTTP listener of those that others reach.
+    pub port: DataPort,
 }
 
 /// A named connection as it is defined.
@@ -113,6 +116,7 @@ impl Pool {
     /// Every source on a stored connection has opened or failed: persistent sessions may be dialled.
     pub fn takers_known(&self) {
         self.shared.boot.takers_known();
+        self.shared.config.port.takers_known();
     }
 
     /// Whether [`Pool::create_named`] would accept it now. Changes nothing.
@@ -189,6 +193,20 @@ impl Pool {
                 .collect(),
             Err(_unknown) => Vec::new(),
         }
+    }
+
+    /// Those of them that a connector which knows them gets too.
+    #[must_use]
+    pub fn common_property_names(&self, typ: &str) -> Vec<&'static str> {
+        let properties = match self.shared.config.registry.get(typ) {
+            Ok(kind) => kind.properties(),
+            Err(_unknown) => &[],
+        };
+        properties
+            .iter()
+            .filter(|property| property.both)
+            .map(|property| property.name)
+            .collect()
     }
 
     /// There is such a type, or it is one that is attached to a rule.

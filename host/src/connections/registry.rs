@@ -140,6 +140,7 @@ macro_rules! connection_types {
 }
 
 connection_types! {
+    httppush::HttpPush,
     mqtt::Mqtt,
     sql::SqlDatabase,
 }

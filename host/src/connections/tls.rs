@@ -21,10 +21,12 @@ use super::properties::{Reader, read_small};
 use crate::error::ConnectionError;
 
 mod explain;
+mod server;
 #[cfg(test)]
 mod tests;
 
 pub use explain::explain;
+pub use server::ServerTls;
 
 /// The properties; a type adds them to its own with [`super::properties::join`].
 pub const PROPERTIES: &[Property] = &[

@@ -136,7 +136,9 @@ impl RuleInput {
         }
         for failure in &selection.failures {
             self.stats.failures.fetch_add(1, Ordering::Relaxed);
-            if let Some(message) = rows.batch().get(failure.index as usize) {
+            if let Some(message) = rows.batch().get(failure.index as usize)
+                && !ticket.refuse(message.arrival.delivery, &failure.reason)
+            {
                 let reason = ConnectionError::permanent(UNREAD, failure.reason.clone());
                 self.bury(Batch::from(vec![message.clone()]), ticket, reason);
             }
@@ -190,7 +192,7 @@ impl Output {
                 .push(rows, selection, Instant::now(), |_| ticket.clone());
             let waiting = held.batcher.due().is_some();
             // In the lock: what is flushed later must queue up later.
-            self.send(batched, admission, newest);
+            self.send(batched, admission, newest, Some(rows));
             drop(held);
             if waiting {
                 self.waits.notify_one();
@@ -200,7 +202,7 @@ impl Output {
         let output = self.plan.apply(rows, selection);
         for failure in output.failures {
             if let Some(message) = rows.batch().get(failure.index as usize) {
-                self.bury(message.clone(), &failure.reason, ticket.clone());
+                self.fail(message.clone(), &failure.reason, ticket.clone(), Some(rows));
             }
         }
         let batch = if output.rendered.is_empty() {
@@ -231,9 +233,15 @@ impl Output {
         }
     }
 
-    fn send(&self, batched: Batched<Ticket>, admission: Admission, newest: Option<&Newest>) {
+    fn send(
+        &self,
+        batched: Batched<Ticket>,
+        admission: Admission,
+        newest: Option<&Newest>,
+        rows: Option<&RowBatch>,
+    ) {
         for (message, reason, ticket) in batched.failures {
-            self.bury(message, &reason, ticket);
+            self.fail(message, &reason, ticket, rows);
         }
         for (message, rendered, tickets) in batched.messages {
             let message = under(message, rendered);
@@ -245,7 +253,21 @@ impl Output {
         }
     }
 
-    fn bury(&self, message: Message, reason: &str, ticket: Ticket) {
+    /// What cannot be shaped becomes a dead letter; but if it is no readable payload, and its sender
+    /// waits to hear that, the sender is told instead.
+    fn fail(&self, message: Message, reason: &str, ticket: Ticket, rows: Option<&RowBatch>) {
+        let delivery = message.arrival.delivery;
+        let same = |other: &Message| other.arrival.delivery == delivery;
+        let unreadable = delivery != 0
+            && rows.is_some_and(|rows| {
+                let broken = rows.failures().iter();
+                broken
+                    .filter_map(|failure| rows.batch().get(failure.index as usize))
+                    .any(same)
+            });
+        if unreadable && ticket.refuse(delivery, reason) {
+            return;
+        }
         let reason = ConnectionError::permanent(UNSHAPED, reason);
         self.action
             .bury(Batch::from(vec![message]), vec![ticket], reason);
@@ -261,7 +283,7 @@ impl Output {
     /// Rows of reads for which nobody waits may be dropped here too: the links may be down for days.
     fn flush_held(&self, held: &mut Waiting) {
         let batched = held.batcher.flush();
-        self.send(batched, held.admission, None);
+        self.send(batched, held.admission, None, None);
     }
 
     /// Flushes when the lingering is over; runs as long as the rule.

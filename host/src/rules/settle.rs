@@ -24,6 +24,10 @@ pub trait Settle: Send + fmt::Debug {
     fn settle(self: Box<Self>);
     /// Somebody upstream waits for the acknowledgement.
     fn lossless(&self) -> bool;
+    /// Tells the sender of the delivery with this key that it cannot be read. True: it will be told.
+    fn refuse(&self, _delivery: u64, _reason: &str) -> bool {
+        false
+    }
 }
 
 /// Keeps checkpoints. On disk when it returns.
@@ -336,6 +340,22 @@ impl Ticket {
     #[must_use]
     pub fn lossless(&self) -> bool {
         self.0.lossless
+    }
+
+    /// Tells the sender of a delivery of this read, by its key, that it cannot be read. True: it will
+    /// be told, and no dead letter is needed.
+    #[must_use]
+    pub fn refuse(&self, delivery: u64, reason: &str) -> bool {
+        if delivery == 0 {
+            return false;
+        }
+        let state = self.0.ledger.state.lock();
+        let place = usize::try_from(self.0.number.saturating_sub(state.first));
+        place
+            .ok()
+            .and_then(|place| state.entries.get(place))
+            .and_then(|entry| entry.takes.as_ref())
+            .is_some_and(|takes| takes.refuse(delivery, reason))
     }
 
     /// When the read returned.

@@ -75,6 +75,9 @@ impl Settle for ReadTakes {
     fn lossless(&self) -> bool {
         self.0.lossless()
     }
+    fn refuse(&self, delivery: u64, reason: &str) -> bool {
+        self.0.refuse(delivery, reason)
+    }
 }
 
 /// Nobody upstream waits, but the read can be made again only from its checkpoint: what other

@@ -65,6 +65,12 @@ impl Takes {
         self.takes.into_iter().for_each(Take::settle);
     }
 
+    /// Tells the sender of the delivery with this key that it cannot be read. True: it will be told.
+    #[must_use]
+    pub fn refuse(&self, delivery: u64, reason: &str) -> bool {
+        self.takes.iter().any(|take| take.refuse(delivery, reason))
+    }
+
     /// Nobody upstream waits for any of it.
     #[must_use]
     pub fn is_empty(&self) -> bool {

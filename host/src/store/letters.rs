@@ -104,6 +104,7 @@ pub(super) fn read(row: &SqliteRow) -> Result<KeptLetter, sqlx::Error> {
         retained: narrow("retained")? != 0,
         message_id: u16::try_from(narrow("message_id")?).unwrap_or_default(),
         at_ms: narrow("arrived_ms")?,
+        delivery: 0,
     };
     let message = Message {
         payload: row.try_get::<Vec<u8>, _>("payload")?.into(),

@@ -128,6 +128,7 @@ impl Shared {
             traffic: Arc::clone(traffic),
             refused: self.config.surroundings.refused(tenant, id),
             limits: self.config.limits,
+            port: self.config.port.clone(),
         }
     }
 

@@ -246,6 +246,14 @@ impl Planner<'_> {
                 given.insert(name, value);
             }
         }
+        for name in self.pool.common_property_names(typ) {
+            if let Some((name, value)) = props
+                .iter()
+                .find(|(given, _)| own.contains(given) && given.eq_ignore_ascii_case(name))
+            {
+                given.insert(name.clone(), value.clone());
+            }
+        }
         match self.pool.look_at(TENANT, "check", typ, &given) {
             Ok(look) => {
                 for warning in look.warnings {

@@ -246,6 +246,7 @@ fn meta_is_read_without_looking_inside() {
             retained: false,
             message_id: 9,
             at_ms: 5,
+            delivery: 0,
         },
     };
     let batch = Batch::from(vec![message, Message::new("x")]);

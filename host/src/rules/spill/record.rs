@@ -96,6 +96,7 @@ pub(super) fn encode(key: &Key, message: &Message, number: u64, at_ms: u64, out:
         retained,
         message_id,
         at_ms,
+        delivery: _,
     } = message.arrival;
     out.push(VERSION);
     out.push(qos | u8::from(retained) << 7);
@@ -212,6 +213,7 @@ pub(super) fn decode(record: &Bytes) -> Option<Message> {
         retained: flags & 0x80 != 0,
         message_id,
         at_ms,
+        delivery: 0,
     };
     Some(Message {
         payload,
@@ -383,6 +385,7 @@ mod tests {
                 retained: true,
                 message_id: 65_535,
                 at_ms: u64::MAX,
+                delivery: 0,
             },
         }
     }

@@ -18,6 +18,7 @@ fn letter(number: u64, rule: &str) -> DeadLetter {
                 retained: true,
                 message_id: 7,
                 at_ms: 3,
+                delivery: 0,
             },
         },
         kind: if number.is_multiple_of(2) {

@@ -89,6 +89,7 @@ impl Session {
                 retained: publish.retain,
                 message_id: publish.id,
                 at_ms,
+                delivery: 0,
             },
         };
         if publish.qos == 0 {

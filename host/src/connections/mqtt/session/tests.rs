@@ -42,6 +42,7 @@ fn context() -> Context {
         traffic: Arc::default(),
         refused: Arc::new(Nothing),
         limits: Limits::default(),
+        port: crate::connections::dataport::DataPort::default(),
     }
 }
 

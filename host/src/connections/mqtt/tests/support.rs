@@ -85,6 +85,7 @@ impl World {
             traffic: self.traffic.clone(),
             refused: self.letters.clone(),
             limits: self.limits,
+            port: crate::connections::dataport::DataPort::default(),
         }
     }
 

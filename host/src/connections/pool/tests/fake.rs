@@ -276,6 +276,7 @@ pub(crate) fn context(tenant: &str, id: &str) -> Context {
         traffic: Arc::default(),
         refused: Arc::new(Nothing),
         limits: Limits::default(),
+        port: crate::connections::dataport::DataPort::default(),
     }
 }
 
@@ -311,5 +312,6 @@ pub(crate) fn booting_pool() -> Pool {
         files: None,
         limits: Limits::default(),
         backoff: Backoff::default(),
+        port: crate::connections::dataport::DataPort::default(),
     })
 }

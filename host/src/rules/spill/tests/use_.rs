@@ -54,6 +54,7 @@ async fn a_message_comes_back_with_all_that_it_had() {
             retained: true,
             message_id: 9,
             at_ms: 77,
+            delivery: 0,
         },
         ..numbered(1, 5)
     };

@@ -1,0 +1,257 @@
+//! Reads a request's body whole, within bounds of size, time and memory, and takes its
+//! `Content-Encoding` away. Nothing of a body that is cut short, too large or too slow goes on.
+
+use std::io::Read;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use flate2::bufread::MultiGzDecoder;
+use flate2::{Decompress, FlushDecompress, Status};
+use http_body_util::BodyExt;
+use hyper::HeaderMap;
+use hyper::body::{Body, Incoming};
+use hyper::header::CONTENT_ENCODING;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Answer, DataPort, Room};
+
+/// How much of a packed body is unpacked before others have their turn.
+const TURN: usize = 256 * 1024;
+
+/// Bounds of one body.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// Bytes, as sent and when unpacked.
+    pub bytes: usize,
+    /// For the whole body, from the end of the head.
+    pub time: Duration,
+}
+
+/// Why a body was not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BodyError {
+    /// More than allowed, as sent or unpacked.
+    TooLarge(String),
+    /// Not there in time.
+    TooSlow,
+    /// The client ended it before its end.
+    Cut,
+    /// Encoded in a way that is not known here.
+    Unknown(String),
+    /// Not what its encoding says.
+    Damaged(String),
+    /// Too many bodies are in memory.
+    NoRoom,
+}
+
+impl BodyError {
+    /// What the client is told.
+    #[must_use]
+    pub fn answer(&self) -> Answer {
+        match self {
+            Self::TooLarge(why) => Answer::new(413, why.clone()),
+            Self::TooSlow => Answer::new(408, "the body did not come in time"),
+            Self::Cut => Answer::new(400, "the body was cut short"),
+            Self::Unknown(what) => Answer::new(
+                415,
+                format!(
+                    "the content encoding \"{what}\" is not known; Allowed: gzip, deflate, zstd, identity"
+                ),
+            ),
+            Self::Damaged(what) => Answer::new(400, format!("the body is no valid {what}")),
+            Self::NoRoom => Answer::unavailable("too many bodies are in memory", 1),
+        }
+    }
+}
+
+/// The body, unpacked, with its share of the port's memory.
+///
+/// # Errors
+/// [`BodyError`]; nothing of it may be used then.
+pub async fn read_body(
+    port: &DataPort,
+    headers: &HeaderMap,
+    mut body: Incoming,
+    limits: BodyLimits,
+) -> Result<(Bytes, Room), BodyError> {
+    let packings = packings(headers)?;
+    let mut room = port.room();
+    let hint = body.size_hint();
+    let least = usize::try_from(hint.lower()).unwrap_or(usize::MAX);
+    if least > limits.bytes {
+        return Err(too_large(limits, ""));
+    }
+    let until = Instant::now() + limits.time;
+    let mut first: Option<Bytes> = None;
+    let mut all = BytesMut::new();
+    loop {
+        let frame = timeout_at(until, body.frame())
+            .await
+            .map_err(|_elapsed| BodyError::TooSlow)?;
+        let Some(frame) = frame else { break };
+        let Ok(data) = frame.map_err(|_broken| BodyError::Cut)?.into_data() else {
+            continue;
+        };
+        let length = all.len() + first.as_ref().map_or(0, Bytes::len) + data.len();
+        if length > limits.bytes {
+            return Err(too_large(limits, ""));
+        }
+        if !room.grow(data.len()) {
+            return Err(BodyError::NoRoom);
+        }
+        // Most bodies come in one piece, which needs no copy.
+        match first.take() {
+            None if all.is_empty() => first = Some(data),
+            None => all.extend_from_slice(&data),
+            Some(before) => {
+                all.reserve(before.len() + data.len().max(least.saturating_sub(before.len())));
+                all.extend_from_slice(&before);
+                all.extend_from_slice(&data);
+            }
+        }
+    }
+    let mut whole = first.unwrap_or_else(|| all.freeze());
+    for packing in packings.iter().rev() {
+        whole = unpack(*packing, &whole, limits, &mut room).await?;
+    }
+    Ok((whole, room))
+}
+
+fn too_large(limits: BodyLimits, how: &str) -> BodyError {
+    BodyError::TooLarge(format!(
+        "the body has more than the {} bytes{how} that are taken here",
+        limits.bytes
+    ))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Packing {
+    Gzip,
+    Deflate,
+    Zstd,
+}
+
+/// The encodings in the order in which they were applied; three at most, more is nobody's need.
+fn packings(headers: &HeaderMap) -> Result<Vec<Packing>, BodyError> {
+    let mut found = Vec::new();
+    for value in headers.get_all(CONTENT_ENCODING) {
+        let text = value.to_str().unwrap_or("?");
+        for word in text
+            .split(',')
+            .map(str::trim)
+            .filter(|word| !word.is_empty())
+        {
+            let packing = match word.to_ascii_lowercase().as_str() {
+                "identity" => continue,
+                "gzip" | "x-gzip" => Packing::Gzip,
+                "deflate" => Packing::Deflate,
+                "zstd" => Packing::Zstd,
+                _ => return Err(BodyError::Unknown(word.chars().take(40).collect())),
+            };
+            if found.len() == 3 {
+                return Err(BodyError::Unknown(
+                    "more than three, one in another".to_owned(),
+                ));
+            }
+            found.push(packing);
+        }
+    }
+    Ok(found)
+}
+
+async fn unpack(
+    packing: Packing,
+    packed: &[u8],
+    limits: BodyLimits,
+    room: &mut Room,
+) -> Result<Bytes, BodyError> {
+    let (name, mut reader): (_, Box<dyn Read + Send + '_>) = match packing {
+        Packing::Gzip => ("gzip", Box::new(MultiGzDecoder::new(packed))),
+        // "deflate" is zlib (RFC 9110, 8.4.1.2); some send it bare.
+        Packing::Deflate => ("deflate", Box::new(Inflate::new(packed))),
+        Packing::Zstd => {
+            let damaged = |_| BodyError::Damaged("zstd".to_owned());
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(damaged)?;
+            // A window of 8 MiB is what every encoder may count on (RFC 8878, 3.1.1.1.2).
+            decoder.window_log_max(23).map_err(damaged)?;
+            ("zstd", Box::new(decoder))
+        }
+    };
+    let mut open = Vec::new();
+    let mut turn = 0;
+    let mut piece = vec![0; 16 * 1024];
+    loop {
+        let count = reader
+            .read(&mut piece)
+            .map_err(|_broken| BodyError::Damaged(name.to_owned()))?;
+        if count == 0 {
+            return Ok(open.into());
+        }
+        if open.len() + count > limits.bytes {
+            return Err(too_large(limits, " unpacked"));
+        }
+        if !room.grow(count) {
+            return Err(BodyError::NoRoom);
+        }
+        open.extend_from_slice(piece.get(..count).unwrap_or_default());
+        turn += count;
+        if turn >= TURN {
+            turn = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Reads deflate to its marked end: a body that was cut is an error, not a shorter body.
+struct Inflate<'a> {
+    state: Decompress,
+    packed: &'a [u8],
+    ended: bool,
+}
+
+impl<'a> Inflate<'a> {
+    fn new(packed: &'a [u8]) -> Self {
+        Self {
+            state: Decompress::new(is_zlib(packed)),
+            packed,
+            ended: false,
+        }
+    }
+}
+
+impl Read for Inflate<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        if self.ended {
+            return Ok(0);
+        }
+        let before = (self.state.total_in(), self.state.total_out());
+        let status = self
+            .state
+            .decompress(self.packed, out, FlushDecompress::None)
+            .map_err(std::io::Error::other)?;
+        let taken = usize::try_from(self.state.total_in() - before.0).unwrap_or(usize::MAX);
+        let given = usize::try_from(self.state.total_out() - before.1).unwrap_or(usize::MAX);
+        self.packed = self.packed.get(taken..).unwrap_or_default();
+        self.ended = status == Status::StreamEnd;
+        let whole = if self.ended {
+            self.packed.is_empty()
+        } else {
+            given > 0
+        };
+        if whole {
+            Ok(given)
+        } else {
+            Err(std::io::ErrorKind::UnexpectedEof.into())
+        }
+    }
+}
+
+/// RFC 1950, 2.2: method 8, and the first two bytes are a multiple of 31.
+fn is_zlib(packed: &[u8]) -> bool {
+    match packed {
+        [first, second, ..] => {
+            first & 0x0f == 8 && (u16::from(*first) << 8 | u16::from(*second)).is_multiple_of(31)
+        }
+        _ => false,
+    }
+}
