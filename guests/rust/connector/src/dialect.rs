@@ -85,15 +85,11 @@ impl Dialect {
     /// their numbers.
     pub fn place(self, out: &mut String, number: usize) {
         match self {
-            Self::Sqlite => {
-                out.push('?');
-                out.push_str(&number.to_string());
-            }
             Self::Postgresql => {
                 out.push('$');
                 out.push_str(&number.to_string());
             }
-            Self::Mysql => out.push('?'),
+            Self::Sqlite | Self::Mysql => out.push('?'),
         }
     }
 }
@@ -144,7 +140,7 @@ mod tests {
             dialect.place(&mut out, 12);
             out
         };
-        assert_eq!(place(Dialect::Sqlite), "?12");
+        assert_eq!(place(Dialect::Sqlite), "?");
         assert_eq!(place(Dialect::Postgresql), "$12");
         assert_eq!(place(Dialect::Mysql), "?");
     }

@@ -16,13 +16,6 @@ use crate::index::wrong;
 use crate::row::{Row, rows, value};
 use crate::statement::{Kind, statement};
 
-/// Rows of one statement, at most. A power of two: a database keeps few statements prepared.
-const MOST_ROWS: usize = 256;
-/// Parameters of one statement, at most, unless one row has more. All three databases take more.
-const MOST_PARAMETERS: usize = 4096;
-/// Fewer rows than this are written one by one, in one transaction.
-const FEW_ROWS: usize = 8;
-
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Config {
@@ -212,8 +205,8 @@ type Signature<'a> = (&'a str, Kind, Vec<Cow<'a, str>>);
 struct Group<'a> {
     signature: Signature<'a>,
     rows: Vec<Vec<Value>>,
-    /// Which row came of which message.
-    messages: Vec<(usize, u32)>,
+    /// The messages that it has rows of.
+    messages: Vec<u32>,
 }
 
 /// The rows of a batch, group by group.
@@ -231,9 +224,8 @@ pub(crate) struct Plan<'a> {
 pub(crate) struct Step {
     pub(crate) statement: String,
     pub(crate) params: Vec<Vec<Value>>,
-    /// Messages whose last row is written with this step, and those that still have rows to come, are
-    /// those from here on: see [`Steps::unwritten`].
-    at: (usize, usize),
+    /// The messages that it has rows of.
+    pub(crate) messages: Vec<u32>,
 }
 
 impl<'a> Plan<'a> {
@@ -316,98 +308,41 @@ impl<'a> Plan<'a> {
             }
             None => group.rows.push(values),
         }
-        group.messages.push((row, message));
+        group.messages.push(message);
         if !key.is_empty() {
             self.keys.insert(key, (place, row));
         }
     }
 
-    /// The transactions, in order, and whose rows are in them.
+    /// The transactions, in order.
     ///
     /// # Errors
     /// A sentence: a name that cannot be one.
-    pub(crate) fn steps(self) -> Result<(Vec<Step>, Steps), String> {
-        let mut steps = Vec::new();
-        let mut messages = Vec::with_capacity(self.groups.len());
-        for (number, group) in self.groups.into_iter().enumerate() {
+    pub(crate) fn steps(self) -> Result<Vec<Step>, String> {
+        let Shape { dialect, keys, .. } = self.shape;
+        let step = |group: Group<'a>| {
             let (table, kind, columns) = group.signature;
             let columns: Vec<String> = columns.into_iter().map(Cow::into_owned).collect();
-            let mut from = 0;
-            let chunks = chunks(group.rows.len(), columns.len(), kind.is_insert());
-            let mut rows = group.rows.into_iter();
-            for (each, count) in chunks {
-                let mut params = Vec::with_capacity(count);
-                for _ in 0..count {
-                    params.push(if each == 1 {
-                        rows.next().unwrap_or_default()
-                    } else {
-                        rows.by_ref().take(each).flatten().collect()
-                    });
-                }
-                let statement = statement(
-                    self.shape.dialect,
-                    kind,
-                    table,
-                    &columns,
-                    &self.shape.keys,
-                    each,
-                )?;
-                steps.push(Step {
-                    statement,
-                    params,
-                    at: (number, from),
-                });
-                from += each * count;
-            }
-            messages.push(group.messages);
-        }
-        Ok((steps, Steps(messages)))
+            Ok(Step {
+                statement: statement(*dialect, kind, table, &columns, keys)?,
+                params: group.rows,
+                messages: group.messages,
+            })
+        };
+        self.groups.into_iter().map(step).collect()
     }
 }
 
-/// Which message's rows stand where.
-#[derive(Debug)]
-pub(crate) struct Steps(Vec<Vec<(usize, u32)>>);
-
-impl Steps {
-    /// The messages that are not wholly written when this step has failed, in order.
-    pub(crate) fn unwritten(&self, step: &Step) -> Vec<u32> {
-        let (group, from) = step.at;
-        let mut messages: Vec<u32> = Vec::new();
-        for (number, rows) in self.0.iter().enumerate().skip(group) {
-            let is_left = |row: usize| number > group || row >= from;
-            messages.extend(
-                rows.iter()
-                    .filter(|(row, _)| is_left(*row))
-                    .map(|(_, message)| message),
-            );
-        }
-        messages.sort_unstable();
-        messages.dedup();
-        messages
-    }
-}
-
-/// How so many rows are cut into statements: rows in each, and how many of these in one transaction.
-fn chunks(rows: usize, columns: usize, several: bool) -> Vec<(usize, usize)> {
-    if !several {
-        return vec![(1, rows)];
-    }
-    let most = (MOST_PARAMETERS / columns.max(1)).clamp(1, MOST_ROWS);
-    let mut each = 1 << most.ilog2();
-    let mut left = rows;
-    let mut out = Vec::new();
-    while left > 0 {
-        if left < FEW_ROWS {
-            each = 1;
-        }
-        if left >= each {
-            out.push((each, left / each));
-            left %= each;
-        }
-        each = (each / 2).max(1);
-    }
-    out
+/// The messages of these steps, in order: none of them is wholly written when the first one failed.
+pub(crate) fn messages_of(steps: &[Step]) -> Vec<u32> {
+    let mut messages: Vec<u32> = steps
+        .iter()
+        .flat_map(|step| &step.messages)
+        .copied()
+        .collect();
+    messages.sort_unstable();
+    messages.dedup();
+    messages
 }
 
 #[cfg(test)]

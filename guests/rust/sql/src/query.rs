@@ -297,7 +297,7 @@ mod tests {
     fn several_index_columns_are_compared_as_one_row() {
         let after = [Value::Integer(1), Value::Text("x".to_owned())];
         for (dialect, condition, params) in [
-            (Dialect::Sqlite, "(`a`, `b`) > (?1, ?2)", 2),
+            (Dialect::Sqlite, "(`a`, `b`) > (?, ?)", 2),
             (Dialect::Postgresql, r#"("a", "b") > ($1, $2)"#, 2),
             (
                 Dialect::Mysql,
@@ -356,7 +356,7 @@ mod tests {
                 .statement(query.index.begin.as_deref(), Some(9))
                 .unwrap(),
             (
-                "select * from t where id > ?1 order by id".to_owned(),
+                "select * from t where id > ? order by id".to_owned(),
                 vec![Value::Integer(5)]
             )
         );

@@ -1,9 +1,10 @@
-//! Writes rows: the statements of a batch, each in a transaction of its own.
+//! Writes rows: a batch is one transaction where its rows are of one table, kind and columns, and else
+//! one for each.
 
 use windlass_connector::sql::Client;
 use windlass_connector::{Batch, Columns, Dialect, Error, Kind, Rejection, Sink};
 
-use crate::plan::{Config, Plan, Shape};
+use crate::plan::{Config, Plan, Shape, messages_of};
 
 /// After a part of a batch was written and the next one failed: how soon the rest is tried again.
 const AGAIN_MS: u32 = 5;
@@ -32,8 +33,8 @@ impl Sink for SqlSink {
                 rejections.push(Error::permanent("row", why).at(message));
             }
         }
-        let (made, steps) = plan.steps().map_err(|why| Error::permanent("name", why))?;
-        for (number, step) in made.iter().enumerate() {
+        let steps = plan.steps().map_err(|why| Error::permanent("name", why))?;
+        for (number, step) in steps.iter().enumerate() {
             let Err(error) = self.client.execute_many(&step.statement, &step.params) else {
                 continue;
             };
@@ -48,7 +49,7 @@ impl Sink for SqlSink {
                 }
                 _ => error,
             };
-            let again = steps.unwritten(step);
+            let again = messages_of(steps.get(number..).unwrap_or_default());
             rejections.extend(again.into_iter().map(|message| error.clone().at(message)));
             break;
         }

@@ -26,13 +26,13 @@ impl Kind {
         found.map(|(_, kind)| *kind)
     }
 
-    /// Several rows fit into one statement.
+    /// The row may not be there yet.
     pub(crate) fn is_insert(self) -> bool {
         matches!(self, Self::Insert | Self::Upsert)
     }
 }
 
-/// A statement for `rows` rows at once (1 unless [`Kind::is_insert`]). Its parameters, row by row: the
+/// A statement for one row; the host puts several rows of an insert into one. Its parameters are the
 /// columns in their order; an update's keys stand last among them, a delete has only these.
 ///
 /// # Errors
@@ -43,7 +43,6 @@ pub(crate) fn statement(
     table: &str,
     columns: &[String],
     keys: &[String],
-    rows: usize,
 ) -> Result<String, String> {
     let table = dialect.table(table)?;
     let quote = |names: &[String]| -> Result<Vec<String>, String> {
@@ -55,23 +54,20 @@ pub(crate) fn statement(
         number += 1;
         dialect.place(out, number);
     };
-    let mut out = String::with_capacity(64 + rows * columns.len() * 4);
+    let mut out = String::with_capacity(64 + columns.len() * 24);
     match kind {
         Kind::Insert | Kind::Upsert => {
             out.push_str(&format!(
-                "INSERT INTO {table} ({}) VALUES ",
+                "INSERT INTO {table} ({}) VALUES (",
                 quoted.join(", ")
             ));
-            for row in 0..rows {
-                out.push_str(if row == 0 { "(" } else { ", (" });
-                for column in 0..columns.len() {
-                    if column > 0 {
-                        out.push_str(", ");
-                    }
-                    place(&mut out);
+            for column in 0..columns.len() {
+                if column > 0 {
+                    out.push_str(", ");
                 }
-                out.push(')');
+                place(&mut out);
             }
+            out.push(')');
             if kind == Kind::Upsert {
                 upsert(&mut out, dialect, &quoted, &quoted_keys);
             }
@@ -138,24 +134,14 @@ mod tests {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    fn written(
-        dialect: Dialect,
-        kind: Kind,
-        columns: &[&str],
-        keys: &[&str],
-        rows: usize,
-    ) -> String {
-        statement(dialect, kind, "s.t", &names(columns), &names(keys), rows).unwrap()
+    fn written(dialect: Dialect, kind: Kind, columns: &[&str], keys: &[&str]) -> String {
+        statement(dialect, kind, "s.t", &names(columns), &names(keys)).unwrap()
     }
 
     #[test]
-    fn inserts_hold_several_rows() {
+    fn an_insert_names_its_columns() {
         assert_eq!(
-            written(Dialect::Sqlite, Kind::Insert, &["a", "b"], &[], 2),
-            "INSERT INTO `s`.`t` (`a`, `b`) VALUES (?1, ?2), (?3, ?4)"
-        );
-        assert_eq!(
-            written(Dialect::Mysql, Kind::Insert, &["a", "b"], &["a"], 1),
+            written(Dialect::Sqlite, Kind::Insert, &["a", "b"], &["a"]),
             "INSERT INTO `s`.`t` (`a`, `b`) VALUES (?, ?)"
         );
     }
@@ -163,39 +149,27 @@ mod tests {
     #[test]
     fn an_upsert_changes_all_but_the_key_in_each_dialect() {
         assert_eq!(
-            written(
-                Dialect::Postgresql,
-                Kind::Upsert,
-                &["a", "b", "k"],
-                &["k"],
-                1
-            ),
+            written(Dialect::Postgresql, Kind::Upsert, &["a", "b", "k"], &["k"]),
             r#"INSERT INTO "s"."t" ("a", "b", "k") VALUES ($1, $2, $3) ON CONFLICT ("k") DO UPDATE SET "a" = excluded."a", "b" = excluded."b""#
         );
         assert_eq!(
-            written(
-                Dialect::Sqlite,
-                Kind::Upsert,
-                &["a", "j", "k"],
-                &["k", "j"],
-                1
-            ),
-            "INSERT INTO `s`.`t` (`a`, `j`, `k`) VALUES (?1, ?2, ?3) ON CONFLICT (`k`, `j`) DO UPDATE SET `a` = excluded.`a`"
+            written(Dialect::Sqlite, Kind::Upsert, &["a", "j", "k"], &["k", "j"]),
+            "INSERT INTO `s`.`t` (`a`, `j`, `k`) VALUES (?, ?, ?) ON CONFLICT (`k`, `j`) DO UPDATE SET `a` = excluded.`a`"
         );
         assert_eq!(
-            written(Dialect::Mysql, Kind::Upsert, &["a", "k"], &["k"], 2),
-            "INSERT INTO `s`.`t` (`a`, `k`) VALUES (?, ?), (?, ?) ON DUPLICATE KEY UPDATE `a` = VALUES(`a`)"
+            written(Dialect::Mysql, Kind::Upsert, &["a", "k"], &["k"]),
+            "INSERT INTO `s`.`t` (`a`, `k`) VALUES (?, ?) ON DUPLICATE KEY UPDATE `a` = VALUES(`a`)"
         );
     }
 
     #[test]
     fn an_upsert_of_nothing_but_its_key_leaves_the_row() {
         assert!(
-            written(Dialect::Postgresql, Kind::Upsert, &["k"], &["k"], 1)
+            written(Dialect::Postgresql, Kind::Upsert, &["k"], &["k"])
                 .ends_with(r#"ON CONFLICT ("k") DO NOTHING"#)
         );
         assert!(
-            written(Dialect::Mysql, Kind::Upsert, &["k"], &["k"], 1)
+            written(Dialect::Mysql, Kind::Upsert, &["k"], &["k"])
                 .ends_with("ON DUPLICATE KEY UPDATE `k` = VALUES(`k`)")
         );
     }
@@ -207,13 +181,12 @@ mod tests {
                 Dialect::Postgresql,
                 Kind::Update,
                 &["a", "b", "j", "k"],
-                &["j", "k"],
-                1
+                &["j", "k"]
             ),
             r#"UPDATE "s"."t" SET "a" = $1, "b" = $2 WHERE "j" = $3 AND "k" = $4"#
         );
         assert_eq!(
-            written(Dialect::Mysql, Kind::Delete, &["j", "k"], &["j", "k"], 1),
+            written(Dialect::Mysql, Kind::Delete, &["j", "k"], &["j", "k"]),
             "DELETE FROM `s`.`t` WHERE `j` = ? AND `k` = ?"
         );
     }
@@ -225,13 +198,12 @@ mod tests {
                 Dialect::Postgresql,
                 Kind::Insert,
                 &["a\") VALUES (1); DROP TABLE t; --"],
-                &[],
-                1
+                &[]
             ),
             r#"INSERT INTO "s"."t" ("a"") VALUES (1); DROP TABLE t; --") VALUES ($1)"#
         );
-        assert!(statement(Dialect::Sqlite, Kind::Insert, "t", &names(&["a\0"]), &[], 1).is_err());
-        assert!(statement(Dialect::Sqlite, Kind::Insert, "t.", &names(&["a"]), &[], 1).is_err());
+        assert!(statement(Dialect::Sqlite, Kind::Insert, "t", &names(&["a\0"]), &[]).is_err());
+        assert!(statement(Dialect::Sqlite, Kind::Insert, "t.", &names(&["a"]), &[]).is_err());
     }
 
     #[test]

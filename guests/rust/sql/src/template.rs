@@ -146,7 +146,7 @@ mod tests {
     fn a_value_becomes_a_parameter_of_the_dialect() {
         let text = "select * from t where at > {{.at}} or (at = {{ .at }} and id > {{.id}}) order by at, id";
         for (dialect, places) in [
-            (Dialect::Sqlite, ["?1", "?2", "?3"]),
+            (Dialect::Sqlite, ["?", "?", "?"]),
             (Dialect::Postgresql, ["$1", "$2", "$3"]),
             (Dialect::Mysql, ["?", "?", "?"]),
         ] {
