@@ -10,6 +10,7 @@ mod delivery;
 mod guests;
 mod host_killed;
 mod settings;
+mod sql;
 mod status;
 mod stop;
 mod storm;
