@@ -6,6 +6,7 @@
 //! | [`windlass`] | the process under test |
 //! | [`manifest`] | what it is told to do |
 //! | [`mosquitto`], [`certificates`] | a real broker, with TLS or without |
+//! | [`postgres`], [`mariadb`] | real databases |
 //! | [`bridge`] | the yardstick of the benchmark |
 //! | [`load`], [`wire`] | publishers and subscribers on a codec of their own |
 //! | [`oracle`] | numbered payloads; what was lost, doubled, disordered, changed, late |
@@ -17,8 +18,10 @@ pub mod certificates;
 pub mod load;
 pub mod machine;
 pub mod manifest;
+pub mod mariadb;
 pub mod mosquitto;
 pub mod oracle;
+pub mod postgres;
 pub mod proxy;
 pub mod sniffer;
 pub mod windlass;

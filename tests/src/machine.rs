@@ -118,6 +118,50 @@ pub fn program(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// A command that runs as this account where these tests are root's, else as it is: servers of
+/// databases refuse root. `setpriv` becomes the program, so that a signal to the child reaches it.
+///
+/// # Panics
+/// There is no `setpriv` (util-linux).
+#[must_use]
+pub fn as_user(account: &str, binary: &Path) -> Command {
+    if !is_root() {
+        return Command::new(binary);
+    }
+    let mut command = Command::new(program("setpriv").expect("setpriv is part of util-linux"));
+    command
+        .args(["--reuid", account, "--regid", account, "--clear-groups"])
+        .arg(binary)
+        .current_dir("/");
+    command
+}
+
+/// A temporary folder that this account may enter and write to.
+///
+/// # Panics
+/// It cannot be made, or there is no such account.
+#[must_use]
+pub fn open_folder(prefix: &str, account: &str) -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::Builder::new()
+        .prefix(prefix)
+        .tempdir()
+        .expect("a temporary folder");
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), mode).expect("its mode can be set");
+    if is_root() {
+        let owned = Command::new("chown")
+            .arg(account)
+            .arg(folder.path())
+            .status();
+        assert!(
+            owned.is_ok_and(|status| status.success()),
+            "the account {account} is not there"
+        );
+    }
+    folder
+}
+
 /// What one process uses.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {

@@ -27,6 +27,7 @@ pub mod pool;
 pub mod properties;
 pub mod registry;
 pub mod secrets;
+pub mod sql;
 pub mod status;
 mod supervisor;
 pub mod tls;

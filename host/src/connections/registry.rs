@@ -141,4 +141,5 @@ macro_rules! connection_types {
 
 connection_types! {
     mqtt::Mqtt,
+    sql::SqlDatabase,
 }

@@ -72,6 +72,17 @@ impl Pem {
     }
 }
 
+/// What [`TlsConfig::pem_texts`] gives.
+#[derive(Debug)]
+pub struct PemTexts {
+    /// Certificates of the authorities; none: the system's.
+    pub authorities: Option<SecretString>,
+    /// The client's certificates, its own first, and its private key.
+    pub identity: Option<(SecretString, SecretString)>,
+    /// The server's certificate is not looked at.
+    pub insecure: bool,
+}
+
 /// How a connection does TLS. Cheap to clone; holds no open file.
 #[derive(Clone, Debug, Default)]
 pub struct TlsConfig {
@@ -214,6 +225,34 @@ impl TlsConfig {
         };
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(Arc::new(config))
+    }
+
+    /// The same as PEM text, from the files as they are now, for a library that makes a TLS
+    /// configuration of its own.
+    ///
+    /// # Errors
+    /// As [`TlsConfig::client`].
+    pub fn pem_texts(&self) -> Result<PemTexts, ConnectionError> {
+        let load = |pem: &Pem, what: &str| {
+            pem.load()
+                .map_err(|why| unusable(&format!("the {what} cannot be read"), why))
+        };
+        let authorities = self.authorities.as_ref();
+        let identity = self.identity.as_ref();
+        Ok(PemTexts {
+            authorities: authorities
+                .map(|pem| load(pem, "root certificates"))
+                .transpose()?,
+            identity: identity
+                .map(|(certificates, key)| {
+                    Ok::<_, ConnectionError>((
+                        load(certificates, "client certificate")?,
+                        load(key, "private key")?,
+                    ))
+                })
+                .transpose()?,
+            insecure: self.insecure,
+        })
     }
 
     fn roots(&self) -> Result<Arc<RootCertStore>, ConnectionError> {

@@ -1,0 +1,206 @@
+//! A real MariaDB: data of its own in a temporary folder, on a free port, stopped, killed, started
+//! again with what it has. It ends with its owner.
+
+use std::fs::File;
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::machine::{as_user, free_port, holds_within, open_folder, program, signal};
+
+/// The account that the data belong to, where these tests are root's.
+const ACCOUNT: &str = "mysql";
+/// The password of its administrator.
+pub const PASSWORD: &str = "geheim-my";
+
+/// A running (or just stopped) MariaDB with the database `t` and the administrator `ann`.
+#[derive(Debug)]
+pub struct MariaDb {
+    folder: TempDir,
+    port: u16,
+    child: Option<Child>,
+}
+
+fn tool(names: &[&str]) -> PathBuf {
+    names
+        .iter()
+        .find_map(|name| program(name))
+        .expect("MariaDB is not installed: `apt-get install mariadb-server`, or run tests/run")
+}
+
+impl MariaDb {
+    /// Makes the data folder and starts the server.
+    ///
+    /// # Panics
+    /// MariaDB is not installed, or does not come up within 30 s.
+    #[must_use]
+    pub fn start() -> Self {
+        let folder = open_folder("mariadb-", ACCOUNT);
+        let made = as_user(ACCOUNT, &tool(&["mariadb-install-db", "mysql_install_db"]))
+            .args(["--no-defaults", "--auth-root-authentication-method=normal"])
+            .arg("--skip-test-db")
+            .arg(format!(
+                "--datadir={}",
+                folder.path().join("data").display()
+            ))
+            .stdin(Stdio::null())
+            .output()
+            .expect("mariadb-install-db can be started");
+        assert!(
+            made.status.success(),
+            "mariadb-install-db: {}{}",
+            String::from_utf8_lossy(&made.stdout),
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let first = format!(
+            "CREATE DATABASE IF NOT EXISTS t; CREATE USER IF NOT EXISTS ann@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON *.* TO ann@'127.0.0.1' WITH GRANT OPTION;\n"
+        );
+        std::fs::write(folder.path().join("first.sql"), first).expect("a file of SQL");
+        let mut mariadb = Self {
+            folder,
+            port: free_port(),
+            child: None,
+        };
+        mariadb.up();
+        mariadb
+    }
+
+    /// Where it listens, on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The `dburl` of a connection to it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("mysql://ann:{PASSWORD}@127.0.0.1:{}/t", self.port)
+    }
+
+    /// All it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// The `mariadb` client on the database `t`, ready for a statement on its standard input.
+    #[must_use]
+    pub fn client(&self) -> Command {
+        let mut client = Command::new(tool(&["mariadb", "mysql"]));
+        client
+            .args(["--no-defaults", "-h", "127.0.0.1", "-u", "ann", "-N", "-B"])
+            .arg(format!("-P{}", self.port))
+            .arg(format!("-p{PASSWORD}"))
+            .arg("t");
+        client
+    }
+
+    /// Runs SQL with the client; answers what it printed, columns with tabs between them.
+    ///
+    /// # Panics
+    /// The client fails.
+    #[must_use]
+    pub fn sql(&self, sql: &str) -> String {
+        let done = self
+            .client()
+            .args(["-e", sql])
+            .stdin(Stdio::null())
+            .output()
+            .expect("the client can be started");
+        assert!(
+            done.status.success(),
+            "mariadb: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
+    }
+
+    /// Ends it in order (SIGTERM).
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            signal(child.id(), "TERM");
+            if !holds_within(Duration::from_secs(15), || {
+                !matches!(child.try_wait(), Ok(None))
+            }) {
+                drop(child.kill());
+            }
+            drop(child.wait());
+        }
+    }
+
+    /// Starts it (again) on what it has.
+    ///
+    /// # Panics
+    /// It does not come up.
+    pub fn up(&mut self) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .expect("a log file");
+        let path = |name: &str| self.folder.path().join(name).display().to_string();
+        let mut child = as_user(ACCOUNT, &tool(&["mariadbd", "mysqld"]))
+            .arg("--no-defaults")
+            .arg(format!("--datadir={}", path("data")))
+            .arg(format!("--socket={}", path("socket")))
+            .arg(format!("--pid-file={}", path("pid")))
+            .arg(format!("--init-file={}", path("first.sql")))
+            .arg(format!("--port={}", self.port))
+            .args([
+                "--bind-address=127.0.0.1",
+                "--innodb-flush-log-at-trx-commit=0",
+            ])
+            .arg("--innodb-buffer-pool-size=64M")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("mariadbd can be started");
+        let ready = holds_within(Duration::from_secs(30), || {
+            !matches!(child.try_wait(), Ok(None))
+                || (TcpStream::connect(("127.0.0.1", self.port)).is_ok() && self.answers())
+        });
+        let lives = matches!(child.try_wait(), Ok(None));
+        self.child = Some(child);
+        assert!(ready && lives, "mariadbd did not come up:\n{}", self.log());
+    }
+
+    fn answers(&self) -> bool {
+        self.client()
+            .args(["-e", "SELECT 1"])
+            .stdin(Stdio::null())
+            .output()
+            .is_ok_and(|done| done.status.success())
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+}
+
+impl Drop for MariaDb {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_started_again_has_what_was_written() {
+        let mut mariadb = MariaDb::start();
+        assert_eq!(
+            mariadb.sql("CREATE TABLE x (a int); INSERT INTO x VALUES (7)"),
+            ""
+        );
+        mariadb.stop();
+        assert!(TcpStream::connect(("127.0.0.1", mariadb.port())).is_err());
+        mariadb.up();
+        assert_eq!(mariadb.sql("SELECT a, 'x' FROM x"), "7\tx");
+    }
+}

@@ -1,0 +1,206 @@
+//! A real PostgreSQL: a cluster of its own in a temporary folder, on a free port, stopped, killed,
+//! started again with what it has. It ends with its owner.
+
+use std::fs::File;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::machine::{as_user, free_port, holds_within, open_folder, program, signal};
+
+/// The account that the cluster belongs to, where these tests are root's: `initdb` refuses root.
+const ACCOUNT: &str = "postgres";
+/// The password of its superuser.
+pub const PASSWORD: &str = "geheim-pg";
+
+/// A running (or just stopped) PostgreSQL with the database `postgres` and the superuser `ann`.
+#[derive(Debug)]
+pub struct Postgres {
+    folder: TempDir,
+    port: u16,
+    child: Option<Child>,
+}
+
+fn tool(name: &str) -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|version| version.path().join("bin").join(name));
+    versions
+        .filter(|file| file.is_file())
+        .max()
+        .or_else(|| program(name))
+        .expect("PostgreSQL is not installed: `apt-get install postgresql`, or run tests/run")
+}
+
+impl Postgres {
+    /// Makes a cluster and starts it.
+    ///
+    /// # Panics
+    /// PostgreSQL is not installed, or does not come up within 20 s.
+    #[must_use]
+    pub fn start() -> Self {
+        let folder = open_folder("postgres-", ACCOUNT);
+        let password = folder.path().join("password");
+        std::fs::write(&password, PASSWORD).expect("the password can be written");
+        let made = as_user(ACCOUNT, &tool("initdb"))
+            .args(["-U", "ann", "-A", "scram-sha-256", "-E", "UTF8"])
+            .args(["--locale=C.UTF-8", "--no-sync", "--pwfile"])
+            .arg(&password)
+            .arg("-D")
+            .arg(folder.path().join("data"))
+            .stdin(Stdio::null())
+            .output()
+            .expect("initdb can be started");
+        assert!(
+            made.status.success(),
+            "initdb: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let mut postgres = Self {
+            folder,
+            port: free_port(),
+            child: None,
+        };
+        postgres.up();
+        postgres
+    }
+
+    /// Where it listens, on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The `dburl` of a connection to it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("postgres://ann:{PASSWORD}@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// All it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// Runs SQL with psql; answers what it printed, values only, columns with `|` between them.
+    ///
+    /// # Panics
+    /// psql fails.
+    #[must_use]
+    pub fn sql(&self, sql: &str) -> String {
+        let done = Command::new(tool("psql"))
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql])
+            .arg(self.url())
+            .stdin(Stdio::null())
+            .output()
+            .expect("psql can be started");
+        assert!(
+            done.status.success(),
+            "psql: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
+    }
+
+    /// Ends it at once but in order (SIGINT): sessions are cut off, data are kept.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            signal(child.id(), "INT");
+            if !holds_within(Duration::from_secs(10), || {
+                !matches!(child.try_wait(), Ok(None))
+            }) {
+                drop(child.kill());
+            }
+            drop(child.wait());
+        }
+    }
+
+    /// Starts it (again) on what it has.
+    ///
+    /// # Panics
+    /// It does not come up.
+    pub fn up(&mut self) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .expect("a log file");
+        let port = self.port.to_string();
+        let mut child = as_user(ACCOUNT, &tool("postgres"))
+            .arg("-D")
+            .arg(self.data())
+            .args([
+                "-p",
+                &port,
+                "-h",
+                "127.0.0.1",
+                "-c",
+                "unix_socket_directories=",
+            ])
+            .args(["-c", "max_connections=50", "-c", "fsync=off"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("postgres can be started");
+        let end = child.id();
+        let ready = holds_within(Duration::from_secs(20), || {
+            !matches!(child.try_wait(), Ok(None))
+                || (TcpStream::connect(("127.0.0.1", self.port)).is_ok() && self.answers())
+        });
+        let lives = matches!(child.try_wait(), Ok(None));
+        self.child = Some(child);
+        assert!(
+            ready && lives,
+            "postgres {end} did not come up:\n{}",
+            self.log()
+        );
+    }
+
+    fn answers(&self) -> bool {
+        Command::new(tool("psql"))
+            .args(["-X", "-c", "SELECT 1"])
+            .arg(self.url())
+            .stdin(Stdio::null())
+            .output()
+            .is_ok_and(|done| done.status.success())
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        Path::new(self.folder.path()).join("log")
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_started_again_has_what_was_written() {
+        let mut postgres = Postgres::start();
+        assert_eq!(
+            postgres.sql("CREATE TABLE t (a int); INSERT INTO t VALUES (7)"),
+            ""
+        );
+        postgres.stop();
+        assert!(TcpStream::connect(("127.0.0.1", postgres.port())).is_err());
+        postgres.up();
+        assert_eq!(postgres.sql("SELECT a, 'x' FROM t"), "7|x");
+    }
+}
