@@ -2,16 +2,19 @@
 //! killed meanwhile, and whatever stands in names and values.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use windlass_tests::databases::{Server, sqlite};
 use windlass_tests::load::{Subscribe, Subscriber};
 use windlass_tests::machine::{alone, holds_within, shared, short_or_long, wait_until};
 use windlass_tests::manifest::Manifest;
+use windlass_tests::mariadb::MariaDb;
 use windlass_tests::mosquitto::Mosquitto;
+use windlass_tests::postgres::Postgres;
 use windlass_tests::windlass::{Windlass, command};
 
 use crate::guests::built;
@@ -50,6 +53,7 @@ fn copy(from: &str, query: Value, to: &str, sink: Value) -> Manifest {
 }
 
 /// An SQLite file, after these statements.
+#[derive(Debug)]
 struct Lite {
     _folder: TempDir,
     file: PathBuf,
@@ -71,7 +75,28 @@ impl Lite {
     }
 
     fn run(&self, statements: &str) -> String {
-        sqlite(&self.file, statements)
+        let mut client = Command::new("sqlite3");
+        client.args([
+            "-batch",
+            "-bail",
+            "-separator",
+            "\t",
+            "-cmd",
+            ".timeout 10000",
+        ]);
+        let output = client
+            .arg(&self.file)
+            .arg(statements)
+            .output()
+            .expect("sqlite3 is installed");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout)
+            .trim_end()
+            .to_owned()
     }
 }
 
@@ -81,6 +106,11 @@ fn letters(windlass: &Windlass) -> Vec<Value> {
     let said = command(&["deadletters", "ls", "--data", &data, "--json"]);
     assert_eq!(said.code, Some(0), "{said:?}");
     said.json()
+}
+
+/// What psql prints, as the other clients do.
+fn tabs(printed: &str) -> String {
+    printed.trim_end().replace('|', "\t")
 }
 
 /// Waits until a question has this answer.
@@ -171,7 +201,7 @@ const FROM_MARIADB: &str =
     "SELECT id, replace(name, '\\\\', '/'), value, big, coalesce(note, '-'), at
     FROM machines ORDER BY id";
 
-fn count(server: &Server) -> u64 {
+fn count(server: &MariaDb) -> u64 {
     server
         .run("SELECT count(*) FROM machines")
         .parse()
@@ -182,11 +212,11 @@ fn count(server: &Server) -> u64 {
 fn rows_go_from_postgresql_into_mariadb_exactly_though_windlass_is_killed_5_times() {
     let _machine = alone();
     let rows: u64 = short_or_long(20_000, 100_000);
-    let (from, to) = (Server::postgres(), Server::mariadb());
-    from.execute(PLANT);
-    to.execute(&PLANT.replace("at TIMESTAMP(6)", "at DATETIME(6)"));
+    let (from, to) = (Postgres::start(), MariaDb::start());
+    drop(from.sql(PLANT));
+    drop(to.sql(&PLANT.replace("at TIMESTAMP(6)", "at DATETIME(6)")));
     // What an upsert has to overwrite.
-    to.execute("INSERT INTO machines (id, name) SELECT seq, 'stale' FROM seq_1_to_100");
+    drop(to.sql("INSERT INTO machines (id, name) SELECT seq, 'stale' FROM seq_1_to_100"));
     let manifest = copy(
         &from.url(),
         json!({ "table": "machines", "indexField": "id" }),
@@ -201,7 +231,7 @@ fn rows_go_from_postgresql_into_mariadb_exactly_though_windlass_is_killed_5_time
             kill * slice + 1,
             if kill == 5 { rows } else { (kill + 1) * slice },
         );
-        from.execute(&generate(first, last));
+        drop(from.sql(&generate(first, last)));
         if kill == 5 {
             break;
         }
@@ -219,12 +249,14 @@ fn rows_go_from_postgresql_into_mariadb_exactly_though_windlass_is_killed_5_time
         count(&to) >= rows
     });
     println!("{amid} of 5 kills amid a slice");
-    answers(SOON, &from.run(FROM_POSTGRES), || to.run(FROM_MARIADB));
+    answers(SOON, &tabs(&from.sql(FROM_POSTGRES)), || {
+        to.sql(FROM_MARIADB).trim_end().to_owned()
+    });
     assert!(letters(&windlass).is_empty(), "{:?}", letters(&windlass));
     drop(windlass);
 
     // The rate: everything is there before it starts. The yardstick: MariaDB's own client.
-    to.execute("CREATE TABLE yardstick LIKE machines; DELETE FROM machines");
+    drop(to.sql("CREATE TABLE yardstick LIKE machines; DELETE FROM machines"));
     let mut windlass = Windlass::start(&manifest);
     let (mut begin, mut before) = (Instant::now(), 0);
     wait_until(START, "the first rows arrive", || {
@@ -258,9 +290,22 @@ fn rows_go_from_postgresql_into_mariadb_exactly_though_windlass_is_killed_5_time
         .expect("text");
     }
     let begin = Instant::now();
-    to.execute(&inserts);
+    let mut client = to
+        .client()
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the client starts");
+    let mut input = client.stdin.take().expect("piped");
+    input
+        .write_all(inserts.as_bytes())
+        .expect("the client reads");
+    drop(input);
+    assert!(client.wait().expect("its end").success());
     let client_rate = rows as f64 / begin.elapsed().as_secs_f64();
-    assert_eq!(to.run("SELECT count(*) FROM yardstick"), rows.to_string());
+    assert_eq!(
+        to.sql("SELECT count(*) FROM yardstick").trim(),
+        rows.to_string()
+    );
     println!(
         "{rows} rows: windlass {windlass_rate:.0}/s, the mariadb client {client_rate:.0}/s, ratio {:.2}",
         windlass_rate / client_rate
@@ -295,9 +340,9 @@ fn statements_in_names_and_values_stay_names_and_values() {
         "INSERT INTO {} VALUES ({id}, {x}, {y})",
         quoted(table, "\"")
     ));
-    let (postgres, mariadb) = (Server::postgres(), Server::mariadb());
-    postgres.execute(&create("\"", "TEXT"));
-    mariadb.execute(&create("`", "VARCHAR(200)"));
+    let (postgres, mariadb) = (Postgres::start(), MariaDb::start());
+    drop(postgres.sql(&create("\"", "TEXT")));
+    drop(mariadb.sql(&create("`", "VARCHAR(200)")));
     let query = json!({ "table": table, "indexField": columns[0], "indexValue": 0 });
     let sink = |connection: &str, extra: Value| {
         let mut sink = json!({
@@ -326,25 +371,21 @@ fn statements_in_names_and_values_stay_names_and_values() {
     };
     let wanted = values.join("\t");
     assert_eq!(from.run(&read("\"")), wanted);
-    answers(START, &wanted, || postgres.run(&read("\"")));
+    answers(START, &wanted, || tabs(&postgres.sql(&read("\""))));
     // The client doubles backslashes where it prints rows.
     answers(SOON, &wanted.replace('\\', "\\\\"), || {
-        mariadb.run(&read("`"))
+        mariadb.sql(&read("`")).trim_end().to_owned()
     });
-    for server in [&postgres, &mariadb] {
-        assert_eq!(
-            server.run("SELECT count(*) FROM keep"),
-            "0",
-            "the table is still there"
-        );
-    }
+    let kept = "SELECT count(*) FROM keep";
+    assert_eq!(postgres.sql(kept).trim(), "0", "the table is still there");
+    assert_eq!(mariadb.sql(kept).trim(), "0", "the table is still there");
     assert!(letters(&windlass).is_empty(), "{:?}", letters(&windlass));
 }
 
 #[test]
 fn a_table_that_is_missing_or_changes_its_columns_is_said_and_loses_nothing() {
     let _machine = shared();
-    let from = Server::postgres();
+    let from = Postgres::start();
     let to = Lite::new("CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT);");
     let manifest = copy(
         &from.url(),
@@ -356,12 +397,12 @@ fn a_table_that_is_missing_or_changes_its_columns_is_said_and_loses_nothing() {
     wait_until(START, "the missing table is said", || {
         windlass.log().contains("\"late\" does not exist")
     });
-    from.execute(
+    drop(from.sql(
         "CREATE TABLE late (id INTEGER PRIMARY KEY, a TEXT); INSERT INTO late VALUES (1, 'x')",
-    );
+    ));
     answers(START, "1\tx", || to.run("SELECT id, a FROM t"));
     // A column more on one side: what it does not fit is kept with the reason, whole.
-    from.execute("ALTER TABLE late ADD COLUMN b TEXT; INSERT INTO late VALUES (2, 'y', 'new')");
+    drop(from.sql("ALTER TABLE late ADD COLUMN b TEXT; INSERT INTO late VALUES (2, 'y', 'new')"));
     let mut kept = Vec::new();
     wait_until(SOON, "a dead letter", || {
         kept = letters(&windlass);
@@ -371,7 +412,7 @@ fn a_table_that_is_missing_or_changes_its_columns_is_said_and_loses_nothing() {
     assert_eq!(to.run("SELECT count(*) FROM t"), "1");
     // On both sides: what was kept can be sent again, and new rows pass.
     drop(to.run("ALTER TABLE t ADD COLUMN b TEXT"));
-    from.execute("INSERT INTO late VALUES (3, 'z', 'newer')");
+    drop(from.sql("INSERT INTO late VALUES (3, 'z', 'newer')"));
     answers(SOON, "1\tx\t\n3\tz\tnewer", || {
         to.run("SELECT id, a, b FROM t ORDER BY id")
     });
@@ -387,7 +428,7 @@ fn a_table_that_is_missing_or_changes_its_columns_is_said_and_loses_nothing() {
         to.run("SELECT id, a, b FROM t WHERE id = 2")
     });
     // A column less.
-    from.execute("ALTER TABLE late DROP COLUMN a; INSERT INTO late VALUES (4, 'last')");
+    drop(from.sql("ALTER TABLE late DROP COLUMN a; INSERT INTO late VALUES (4, 'last')"));
     answers(SOON, "4\t\tlast", || {
         to.run("SELECT id, a, b FROM t WHERE id = 4")
     });
@@ -396,10 +437,10 @@ fn a_table_that_is_missing_or_changes_its_columns_is_said_and_loses_nothing() {
 #[test]
 fn servers_that_are_down_at_creation_or_are_killed_come_up_later_and_no_row_is_missing() {
     let _machine = shared();
-    let (mut from, mut to) = (Server::postgres(), Server::mariadb());
-    from.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT)");
-    to.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, a VARCHAR(20))");
-    from.execute("INSERT INTO t SELECT n, n FROM generate_series(1, 100) AS n");
+    let (mut from, mut to) = (Postgres::start(), MariaDb::start());
+    drop(from.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT)"));
+    drop(to.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, a VARCHAR(20))"));
+    drop(from.sql("INSERT INTO t SELECT n, n FROM generate_series(1, 100) AS n"));
     from.stop();
     to.stop();
     let manifest = copy(
@@ -415,15 +456,19 @@ fn servers_that_are_down_at_creation_or_are_killed_come_up_later_and_no_row_is_m
     from.up();
     windlass.wait_connection("from", "connected", SOON);
     to.up();
-    answers(SOON, "100", || to.run("SELECT count(*) FROM t"));
-    to.kill();
-    from.execute("INSERT INTO t SELECT n, n FROM generate_series(101, 200) AS n");
-    from.kill();
+    answers(SOON, "100", || {
+        to.sql("SELECT count(*) FROM t").trim_end().to_owned()
+    });
+    to.stop();
+    drop(from.sql("INSERT INTO t SELECT n, n FROM generate_series(101, 200) AS n"));
+    from.stop();
     from.up();
-    from.execute("INSERT INTO t SELECT n, n FROM generate_series(201, 300) AS n");
+    drop(from.sql("INSERT INTO t SELECT n, n FROM generate_series(201, 300) AS n"));
     to.up();
     answers(SOON, "300\t45150", || {
-        to.run("SELECT count(*), sum(a) FROM t")
+        to.sql("SELECT count(*), sum(a) FROM t")
+            .trim_end()
+            .to_owned()
     });
     assert!(letters(&windlass).is_empty(), "{:?}", letters(&windlass));
 }
@@ -436,8 +481,8 @@ fn rows_say_what_is_done_with_them() {
          INSERT INTO changes (kind, id, v) VALUES ('insert', 1, 'a'), ('insert', 2, 'b'), ('update', 1, 'c'),
              ('upsert', 3, 'd'), ('delete', 2, NULL), (NULL, 4, 'e'), ('upsert', 3, 'f'), ('rename', 4, 'g');",
     );
-    let to = Server::mariadb();
-    to.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, v VARCHAR(20))");
+    let to = MariaDb::start();
+    drop(to.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, v VARCHAR(20))"));
     let manifest = copy(
         &from.url(),
         json!({ "table": "changes", "indexField": "n" }),
@@ -446,7 +491,7 @@ fn rows_say_what_is_done_with_them() {
     );
     let windlass = Windlass::start(&manifest);
     answers(START, "1\tc\n3\tf\n4\te", || {
-        to.run("SELECT * FROM t ORDER BY id")
+        to.sql("SELECT * FROM t ORDER BY id").trim_end().to_owned()
     });
     let mut kept = Vec::new();
     wait_until(SOON, "a dead letter", || {
