@@ -19,29 +19,37 @@ use crate::settings::{START, expect_all, wait_ready};
 /// The component of `guests/rust/misbehaving`, built once.
 fn misbehaving() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests/rust/misbehaving");
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("misbehaving");
-        let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args([
-                "build",
-                "--release",
-                "--target",
-                "wasm32-wasip2",
-                "--manifest-path",
-            ])
-            .arg(guest.join("Cargo.toml"))
-            .arg("--target-dir")
-            .arg(&target)
-            .output()
-            .expect("cargo can be started");
-        assert!(
-            built.status.success(),
-            "{}",
-            String::from_utf8_lossy(&built.stderr)
-        );
-        target.join("wasm32-wasip2/release/misbehaving.wasm")
-    })
+    BUILT.get_or_init(|| built("misbehaving"))
+}
+
+/// Builds a component of `guests/rust` that is not bundled.
+pub(crate) fn built(name: &str) -> PathBuf {
+    let guest = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../guests/rust")
+        .join(name);
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("misbehaving");
+    let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args([
+            "build",
+            "--release",
+            "--target",
+            "wasm32-wasip2",
+            "--manifest-path",
+        ])
+        .arg(guest.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target)
+        .output()
+        .expect("cargo can be started");
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    target
+        .join("wasm32-wasip2/release")
+        .join(name)
+        .with_extension("wasm")
 }
 
 fn misbehave(place: &str, deed: &str) -> Value {

@@ -11,6 +11,7 @@ mod guests;
 mod host_killed;
 mod push;
 mod settings;
+mod sql;
 mod status;
 mod stop;
 mod storm;

@@ -38,15 +38,19 @@
 
 mod config;
 mod descriptor;
+mod dialect;
 mod error;
 #[doc(hidden)]
 pub mod export;
+mod values;
 
 pub use config::{Millis, from_json};
 pub use descriptor::{Descriptor, Schema, Slot};
+pub use dialect::Dialect;
 pub use export::source::exports::windlass::connector::source::{Delivery, Outcome};
 pub use imports::windlass::connector::types::{Batch, Columns, Error, Kind, Message, Rejection};
 pub use imports::windlass::connector::{http, log, messaging, sql};
+pub use values::{base64_decode, base64_encode, not_a_number, write_json_text};
 
 /// Every import of the contract. What a connector does not use does not get into its file.
 #[allow(
