@@ -14,3 +14,4 @@ mod status;
 mod stop;
 mod storm;
 mod tree;
+mod trial;

@@ -13,7 +13,7 @@ use super::variables::Lookup;
 use super::yaml;
 use super::{ConfKeyDef, ConnectionDef, ConnectorDef, Manifest, Source, StreamDef, rule};
 
-const SECTIONS: &[&str] = &[
+pub(super) const SECTIONS: &[&str] = &[
     "connections",
     "confKeys",
     "connectors",
@@ -22,8 +22,8 @@ const SECTIONS: &[&str] = &[
     "files",
     "limits",
 ];
-const CONNECTION: &[&str] = &["id", "typ", "props"];
-const LIMITS: &[&str] = &[
+pub(super) const CONNECTION: &[&str] = &["id", "typ", "props"];
+pub(super) const LIMITS: &[&str] = &[
     "diskQueueBytes",
     "deadLetterBytes",
     "unsettledMessages",
