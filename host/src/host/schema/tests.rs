@@ -169,7 +169,7 @@ limits: { diskQueueBytes: 64MiB }
         ("    sql:", "    sq:"),
         ("bufferLength", "bufferLenght"),
         ("attempts: 3", "attempts: often"),
-        ("      - mqtt:", "      mqtt:"),
+        ("      - log:", "      - log: [1]"),
         ("topic: out, ", ""),
         ("topic: out", "topik: out"),
         ("sendSingle: true", "sendSingle: maybe"),

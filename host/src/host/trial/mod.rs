@@ -191,9 +191,12 @@ impl Trial {
             Err(errors) => {
                 let spoken = !mistakes.is_empty();
                 let follows = |error: &ManifestError| {
-                    spoken && (error.pointer == "/config" || error.pointer.is_empty())
+                    error.message.contains("needs a connection for its slot")
+                        || error.message.contains("granted no folder")
+                        || error.pointer == "/config/server"
                 };
-                mistakes.extend(errors.iter().filter(|error| !follows(error)).map(placed));
+                let more = errors.iter().filter(|error| !(spoken && follows(error)));
+                mistakes.extend(more.map(placed));
                 return Err(mistakes);
             }
         };
