@@ -10,9 +10,19 @@ use windlass_tests::load::{Publish, Subscribe, Subscriber};
 use windlass_tests::machine::{holds_within, shared, signal, wait_until};
 use windlass_tests::mosquitto::Mosquitto;
 use windlass_tests::oracle::read_payload;
-use windlass_tests::windlass::{binary, command};
+use windlass_tests::windlass::{Said, binary, command};
 
 use crate::settings::START;
+
+/// Where all of these tests keep compiled connectors.
+fn code() -> &'static str {
+    concat!(env!("CARGO_TARGET_TMPDIR"), "/trial")
+}
+
+/// Runs a command to its end, with that folder.
+fn tried(arguments: &[&str]) -> Said {
+    command(&[arguments, &["--data", code()]].concat())
+}
 
 /// A `windlass connector run` with its three ends.
 struct Trial {
@@ -27,6 +37,7 @@ impl Trial {
         let child = Command::new(binary())
             .args(["connector", "run"])
             .args(arguments)
+            .args(["--data", code()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(err)
@@ -121,7 +132,7 @@ fn session(broker: &Mosquitto) -> String {
 #[test]
 fn a_simulator_prints_as_many_lines_as_are_wanted() {
     let _machine = shared();
-    let said = command(&[
+    let said = tried(&[
         "connector",
         "run",
         "simulator",
@@ -137,7 +148,7 @@ fn a_simulator_prints_as_many_lines_as_are_wanted() {
     assert_eq!(lines.len(), 7, "{}", said.out);
     assert_eq!(lines[0], r#"{"n":0}"#, "the payload as it is");
     assert!(said.err.contains("7 messages read"), "{}", said.err);
-    let wrapped = command(&[
+    let wrapped = tried(&[
         "connector",
         "run",
         "simulator",
@@ -288,7 +299,7 @@ fn a_sink_writes_the_lines_and_names_those_that_it_rejects() {
 fn lines_of_one_are_lines_for_another() {
     let _machine = shared();
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let from = command(&[
+    let from = tried(&[
         "connector",
         "run",
         "simulator",
@@ -329,7 +340,7 @@ fn lines_of_one_are_lines_for_another() {
             &files,
         ];
         let set = ["--set", "datasource=out.jsonl", "--set", "fileType=lines"];
-        command(&[&fixed[..], &set, more].concat())
+        tried(&[&fixed[..], &set, more].concat())
     };
     let first = read(&["--max", "2"]);
     assert_eq!(
@@ -355,7 +366,7 @@ fn a_connector_of_ones_own_that_traps_is_told_with_its_own_words() {
     let config = r#"{"in": "write", "do": "panic"}"#;
     let fixed = [wasm.as_str(), "--role", "sink", "--config", config];
     // Whatever its slots are, it gets the memory of this process for each.
-    let listed = command(&["connector", "inspect", &wasm, "--json"]);
+    let listed = tried(&["connector", "inspect", &wasm, "--json"]);
     let slots: Vec<String> = listed.json()[0]["slots"]
         .as_array()
         .into_iter()
@@ -380,7 +391,7 @@ fn a_connector_of_ones_own_that_traps_is_told_with_its_own_words() {
 #[test]
 fn a_peer_that_is_away_is_told_and_waited_for() {
     let _machine = shared();
-    let said = command(&[
+    let said = tried(&[
         "connector",
         "run",
         "mqtt",
@@ -489,7 +500,7 @@ fn what_cannot_work_is_a_sentence_with_what_would() {
             &["--connection files=file:./folder"],
         ),
     ] {
-        let said = command(&arguments);
+        let said = tried(&arguments);
         assert_eq!(said.code, Some(78), "{arguments:?}: {}", said.all());
         assert_eq!(said.out, "", "{arguments:?}");
         for word in words {
@@ -515,7 +526,7 @@ fn the_schema_is_printed_for_an_editor_with_connectors_of_ones_own() {
         format!("connectors:\n  mine: {}\nruls: []\n", json!(wasm)),
     )
     .expect("written");
-    let said = command(&["schema", &file.display().to_string()]);
+    let said = tried(&["schema", &file.display().to_string()]);
     assert_eq!(said.code, Some(0), "{}", said.err);
     let schema: Value = serde_json::from_str(&said.out).expect("one JSON document");
     assert_eq!(
@@ -531,6 +542,6 @@ fn the_schema_is_printed_for_an_editor_with_connectors_of_ones_own() {
     assert_eq!(password["writeOnly"], true);
     let keep_alive = &schema["$defs"]["connection.mqtt"]["properties"]["keepAlive"];
     assert_eq!(keep_alive["default"], "30s");
-    let missing = command(&["schema", "nothing.yaml"]);
+    let missing = tried(&["schema", "nothing.yaml"]);
     assert_eq!(missing.code, Some(78), "{}", missing.err);
 }
