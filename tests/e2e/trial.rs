@@ -354,7 +354,8 @@ fn lines_of_one_are_lines_for_another() {
         .split("--resume '")
         .nth(1)
         .and_then(|rest| rest.split('\'').next());
-    let rest = read(&["--resume", place.expect("a checkpoint is told")]);
+    let place = place.expect("a checkpoint is told");
+    let rest = read(&["--resume", place, "--max", "3"]);
     assert_eq!(rest.code, Some(0), "{}", rest.err);
     assert_eq!(format!("{}{}", first.out, rest.out), written);
 }

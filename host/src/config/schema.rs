@@ -140,14 +140,15 @@ pub fn connectors() -> Value {
 /// `streams`.
 #[must_use]
 pub fn streams() -> Value {
+    const CREATE: &str = "^\\s*[Cc][Rr][Ee][Aa][Tt][Ee]\\s+[Ss][Tt][Rr][Ee][Aa][Mm]\\b";
     let sql = json!({
         "description": "CREATE STREAM name (columns) WITH (TYPE=\"…\", DATASOURCE=\"…\", FORMAT=\"json\", CONF_KEY=\"…\", SHARED=\"true\")",
         "type": "string",
-        "pattern": "^\\s*[Cc][Rr][Ee][Aa][Tt][Ee]\\s+[Ss][Tt][Rr][Ee][Aa][Mm]\\b",
+        "pattern": CREATE,
     });
     let item = json!({
         "type": ["string", "object"],
-        "pattern": sql["pattern"],
+        "pattern": CREATE,
         "properties": {"sql": sql},
         "required": ["sql"],
         "additionalProperties": false,
