@@ -1,6 +1,9 @@
 //! All of it: builds store, pool, runtime and engine from a configuration, runs them, and stops them
 //! in order. The only place that knows every room.
 
+pub mod schema;
+pub mod trial;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

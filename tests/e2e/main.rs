@@ -16,3 +16,4 @@ mod status;
 mod stop;
 mod storm;
 mod tree;
+mod trial;

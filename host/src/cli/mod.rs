@@ -8,13 +8,14 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 mod check;
+mod connector;
 mod deadletters;
 mod demo;
 mod folder;
-mod inspect;
 mod logs;
 mod output;
 mod run;
+mod schema;
 mod session;
 mod table;
 mod view;
@@ -54,9 +55,11 @@ enum Command {
     Check(check::Arguments),
     /// Show it working: a simulator, a query and sinks, all sandboxed; needs nothing else
     Demo(demo::Arguments),
-    /// Look at connectors
+    /// Look at connectors, try them
     #[command(subcommand)]
-    Connector(Connector),
+    Connector(connector::Connector),
+    /// Print a JSON Schema of a manifest, for editors
+    Schema(schema::Arguments),
     /// Look at messages that could not be delivered, send them again, remove them
     #[command(subcommand, name = "deadletters")]
     DeadLetters(deadletters::Command),
@@ -67,12 +70,6 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum Connector {
-    /// What a connector's file says of itself: roles, connections it needs, configuration
-    Inspect(inspect::Arguments),
 }
 
 /// Parses the command line and does what it says.
@@ -112,7 +109,8 @@ pub fn main() -> ExitCode {
             Command::Run(arguments) => run::run(arguments, &logs).await,
             Command::Check(arguments) => check::check(arguments).await,
             Command::Demo(arguments) => demo::demo(arguments, &logs).await,
-            Command::Connector(Connector::Inspect(arguments)) => inspect::inspect(arguments).await,
+            Command::Connector(command) => connector::main(command).await,
+            Command::Schema(arguments) => schema::schema(arguments).await,
             Command::DeadLetters(command) => deadletters::main(command).await,
             Command::CompileComponent { .. } => Ok(ExitCode::SUCCESS),
         }
@@ -131,7 +129,11 @@ pub fn main() -> ExitCode {
 impl Command {
     /// What is printed is the answer: the log shows warnings only, unless more is asked for.
     fn quiet(&self) -> bool {
-        !matches!(self, Self::Run(_))
+        match self {
+            Self::Run(_) => false,
+            Self::Connector(command) => !command.runs(),
+            _ => true,
+        }
     }
 
     /// A live table takes the terminal: log lines go into it.

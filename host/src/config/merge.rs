@@ -14,7 +14,7 @@ use super::variables::Lookup;
 use super::yaml;
 use super::{ConfKeyDef, ConnectionDef, ConnectorDef, Manifest, Source, StreamDef, rule};
 
-const SECTIONS: &[&str] = &[
+pub(super) const SECTIONS: &[&str] = &[
     "connections",
     "confKeys",
     "connectors",
@@ -24,9 +24,9 @@ const SECTIONS: &[&str] = &[
     "push",
     "limits",
 ];
-const CONNECTION: &[&str] = &["id", "typ", "props"];
-const PUSH: &[&str] = &["address", "tls", "maxConnections", "maxRequests"];
-const LIMITS: &[&str] = &[
+pub(super) const CONNECTION: &[&str] = &["id", "typ", "props"];
+pub(super) const PUSH: &[&str] = &["address", "tls", "maxConnections", "maxRequests"];
+pub(super) const LIMITS: &[&str] = &[
     "diskQueueBytes",
     "deadLetterBytes",
     "unsettledMessages",

@@ -18,6 +18,7 @@ mod place;
 mod reader;
 mod rule;
 mod scalar;
+pub mod schema;
 #[cfg(test)]
 mod tests;
 mod variables;
@@ -317,6 +318,29 @@ impl Manifest {
         self.places
             .locate("")
             .unwrap_or_else(|| Place::whole(Arc::from("manifest")))
+    }
+}
+
+/// One YAML or JSON document of another kind (a connector's configuration), read as a manifest is,
+/// variables and all.
+///
+/// # Errors
+/// All mistakes, in the order of their places.
+pub fn document(source: &Source, lookup: &Lookup<'_>) -> Result<Value, Vec<ManifestError>> {
+    let file: Arc<str> = source.name.as_str().into();
+    let mut errors = Vec::new();
+    let (documents, _) = yaml::parse(&source.text, &file, lookup, &mut errors);
+    match documents.as_slice() {
+        _ if !errors.is_empty() => {
+            ManifestError::arrange(&mut errors);
+            Err(errors)
+        }
+        [] => Ok(Value::Null),
+        [one] => Ok(one.to_value()),
+        many => {
+            let message = format!("{} documents stand in it; one is wanted", many.len());
+            Err(vec![ManifestError::new(Place::whole(file), "", message)])
+        }
     }
 }
 

@@ -123,7 +123,7 @@ impl Default for RuleOptions {
     }
 }
 
-const RULE: &[&str] = &[
+pub(super) const RULE: &[&str] = &[
     "id",
     "name",
     "sql",
@@ -135,7 +135,7 @@ const RULE: &[&str] = &[
     "temp",
 ];
 
-const OPTIONS: &[&str] = &[
+pub(super) const OPTIONS: &[&str] = &[
     "qos",
     "bufferLength",
     "restartStrategy",
@@ -145,7 +145,7 @@ const OPTIONS: &[&str] = &[
 ];
 
 /// Options that eKuiper knows and that change nothing here, and why.
-const WITHOUT_MEANING: &[(&str, &str)] = &[
+pub(super) const WITHOUT_MEANING: &[(&str, &str)] = &[
     ("logFilename", "all logs go to stderr"),
     ("debug", "one level for all: --log"),
     (
@@ -180,7 +180,7 @@ const WITHOUT_MEANING: &[(&str, &str)] = &[
     ("experiment", "it names eKuiper's own internals"),
 ];
 
-const RESTART: &[&str] = &[
+pub(super) const RESTART: &[&str] = &[
     "attempts",
     "delay",
     "multiplier",

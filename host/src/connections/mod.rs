@@ -27,6 +27,7 @@ pub mod memory;
 pub mod mqtt;
 pub mod pool;
 pub mod properties;
+pub mod property;
 pub mod registry;
 pub mod secrets;
 pub mod sql;
@@ -34,8 +35,10 @@ pub mod status;
 mod supervisor;
 pub mod tls;
 pub mod transport;
+pub mod urls;
 
 pub use inbox::Inbox;
+pub use property::{Property, PropertyKind};
 
 /// Properties of a connection as a user wrote them: names as in eKuiper.
 pub type Properties = Map<String, Value>;
@@ -69,66 +72,6 @@ pub trait ConnectionType: Send + Sync + 'static {
     /// is refused. None: any number may be open at once.
     fn identity(_properties: &Properties) -> Option<String> {
         None
-    }
-}
-
-/// One property of a connection type.
-#[derive(Clone, Copy, Debug)]
-pub struct Property {
-    /// Its name, spelled as in eKuiper. Matched without regard to case.
-    pub name: &'static str,
-    /// Masked wherever it is shown; `env:NAME` and `file:PATH` stand for the value itself.
-    pub secret: bool,
-    /// Known in eKuiper and accepted here, but without meaning: the reason, shown as a warning.
-    pub ignored: Option<&'static str>,
-    /// Where a source or an action makes its connection itself, the connector gets it too, if it knows
-    /// it: an endpoint that the connector chooses and that no two connections may both have.
-    pub both: bool,
-}
-
-impl Property {
-    /// A plain property.
-    #[must_use]
-    pub const fn plain(name: &'static str) -> Self {
-        Self {
-            name,
-            secret: false,
-            ignored: None,
-            both: false,
-        }
-    }
-
-    /// A property that is a secret.
-    #[must_use]
-    pub const fn secret(name: &'static str) -> Self {
-        Self {
-            name,
-            secret: true,
-            ignored: None,
-            both: false,
-        }
-    }
-
-    /// A property that eKuiper has and that changes nothing here.
-    #[must_use]
-    pub const fn ignored(name: &'static str, why: &'static str) -> Self {
-        Self {
-            name,
-            secret: false,
-            ignored: Some(why),
-            both: false,
-        }
-    }
-
-    /// A plain property that is the connector's too.
-    #[must_use]
-    pub const fn both(name: &'static str) -> Self {
-        Self {
-            name,
-            secret: false,
-            ignored: None,
-            both: true,
-        }
     }
 }
 

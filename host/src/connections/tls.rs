@@ -30,18 +30,42 @@ pub use server::ServerTls;
 
 /// The properties; a type adds them to its own with [`super::properties::join`].
 pub const PROPERTIES: &[Property] = &[
-    Property::plain("certificationPath"),
-    Property::plain("privateKeyPath"),
-    Property::plain("rootCaPath"),
-    Property::plain("certificationRaw"),
-    Property::secret("privateKeyRaw"),
-    Property::plain("rootCARaw"),
-    Property::plain("insecureSkipVerify"),
-    Property::plain("serverName"),
-    Property::plain("tlsMinVersion"),
-    Property::plain("renegotiationSupport"),
-    Property::plain("tls"),
-    Property::secret("decrypt"),
+    Property::plain("certificationPath")
+        .text()
+        .about("TLS: file of this client's certificate, PEM."),
+    Property::plain("privateKeyPath")
+        .text()
+        .about("TLS: file of its private key, PEM."),
+    Property::plain("rootCaPath")
+        .text()
+        .about("TLS: file of the authorities to be trusted, PEM; without it the system's."),
+    Property::plain("certificationRaw")
+        .text()
+        .about("TLS: this client's certificate itself, PEM or base64 of it."),
+    Property::secret("privateKeyRaw").about("TLS: its private key itself, PEM or base64 of it."),
+    Property::plain("rootCARaw")
+        .text()
+        .about("TLS: the authorities themselves, PEM or base64 of it."),
+    Property::plain("insecureSkipVerify")
+        .boolean()
+        .default("false")
+        .about("TLS: any server is believed. For a try only."),
+    Property::plain("serverName")
+        .text()
+        .about("TLS: the name that the server must prove; without it the host that is dialled."),
+    Property::plain("tlsMinVersion")
+        .one_of(&["tls1.2", "tls1.3"])
+        .default("tls1.2")
+        .about("TLS: the oldest version that is spoken."),
+    Property::plain("renegotiationSupport")
+        .one_of(&["never"])
+        .default("never")
+        .about("TLS: there is no renegotiation here."),
+    Property::plain("tls")
+        .one_of(&[""])
+        .about("TLS: eKuiper's server-wide configuration; there is none here."),
+    Property::secret("decrypt")
+        .about("TLS: encrypted keys are not read here; give the key by file: or env:."),
 ];
 
 /// The largest file of certificates (1 MiB; all public authorities together are a quarter of it).

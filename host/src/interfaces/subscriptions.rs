@@ -3,7 +3,7 @@
 //! other side and loses nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -19,13 +19,26 @@ const MOST: usize = 256;
 const CLOSELY: u32 = 2048;
 
 /// The subscriptions of one source, over all its instances.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Subscriptions {
     state: Mutex<State>,
     /// Reads that still give one message each.
     closely: AtomicU32,
+    /// What a `receive` may give in any case.
+    bound: AtomicUsize,
     /// Where the only message of the last failed read went back to.
     suspect: Mutex<Option<Arc<Inbox>>>,
+}
+
+impl Default for Subscriptions {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            closely: AtomicU32::new(0),
+            bound: AtomicUsize::new(usize::MAX),
+            suspect: Mutex::default(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -147,8 +160,14 @@ impl Subscriptions {
         self.closely.store(CLOSELY, Ordering::Relaxed);
     }
 
+    /// From now on no `receive` gives more than so many messages.
+    pub fn bound(&self, most: usize) {
+        self.bound.store(most.max(1), Ordering::Relaxed);
+    }
+
     /// How many messages a `receive` may give at present.
     pub(super) fn most(&self, max: usize) -> usize {
+        let max = max.min(self.bound.load(Ordering::Relaxed));
         let closely = self.closely.load(Ordering::Relaxed);
         if closely == 0 {
             return max;

@@ -19,7 +19,7 @@ mod source;
 mod state;
 mod stdio;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::ffi::OsString;
 use std::fmt;

@@ -265,6 +265,12 @@ impl SourceGuest {
         self.used.subscriptions.look_closely();
     }
 
+    /// From now on a `receive` gives so many messages at most: nobody wants more, and what stays in
+    /// the inbox is not taken from the other side.
+    pub fn bound(&mut self, most: usize) {
+        self.used.subscriptions.bound(most);
+    }
+
     /// Takes away the one message on which the last read failed, if it is known, with its take.
     pub fn take_suspect(&mut self) -> Option<(Message, Takes)> {
         let Delivery { message, take } = self.used.subscriptions.take_suspect()?;

@@ -15,7 +15,7 @@ use super::dataport::PortLease;
 use super::properties::Reader;
 use super::{
     ConfigError, Connection, ConnectionType, Context, Inbox, Messaging, Properties, Property,
-    PublishOptions, SubscribeOptions, SubscriptionGuard,
+    PropertyKind, PublishOptions, SubscribeOptions, SubscriptionGuard,
 };
 use crate::error::ConnectionError;
 use crate::message::{Batch, Rejection};
@@ -38,12 +38,24 @@ pub struct HttpPush;
 impl ConnectionType for HttpPush {
     const NAME: &'static str = "httppush";
     const PROPERTIES: &'static [Property] = &[
-        Property::both("datasource"),
-        Property::both("method"),
-        Property::secret("token"),
-        Property::secret("tokens"),
-        Property::plain("maxBodyBytes"),
-        Property::plain("bodyTimeout"),
+        Property::both("datasource")
+            .text()
+            .about("The only path that is served; none: those that the streams ask for."),
+        Property::both("method")
+            .one_of(&["POST", "PUT"])
+            .default("POST")
+            .about("The method of a push."),
+        Property::secret("token").about("Who sends it as a bearer token may push to any path."),
+        Property::secret("tokens")
+            .of(PropertyKind::TextMap)
+            .about("Paths with a token of their own each."),
+        Property::plain("maxBodyBytes")
+            .integer(1, i64::MAX)
+            .about("Bytes of a body, decompressed; the host's maxMessageBytes unless told."),
+        Property::plain("bodyTimeout")
+            .duration()
+            .default("30s")
+            .about("How long a body may take."),
     ];
 
     fn build(

@@ -13,24 +13,24 @@ use super::topic;
 use crate::connections::properties::{self, Reader};
 use crate::connections::tls::{self, TlsConfig};
 use crate::connections::transport::Endpoint;
-use crate::connections::{ConfigError, Properties, Property};
+use crate::connections::{ConfigError, Properties, Property, PropertyKind};
 use crate::error::ConnectionError;
 
 const OWN: &[Property] = &[
-    Property::plain("server"),
-    Property::plain("servers"),
-    Property::plain("protocolVersion"),
-    Property::plain("clientid"),
-    Property::plain("username"),
-    Property::secret("password"),
-    Property::plain("enableClientSession"),
-    Property::plain("sessionExpiryIntervalSeconds"),
-    Property::plain("keepAlive"),
-    Property::plain("connectTimeout"),
-    Property::plain("qos"),
-    Property::plain("will"),
-    Property::plain("receiveMaximum"),
-    Property::plain("maxInflight"),
+    Property::plain("server").text().about("URL of the broker: tcp://, mqtt://, ssl://, mqtts://, ws://, wss://."),
+    Property::plain("servers").of(PropertyKind::Texts).about("URLs of brokers, tried in turn."),
+    Property::plain("protocolVersion").of(PropertyKind::Version(VERSIONS)).default("3.1.1").about("Version of MQTT."),
+    Property::plain("clientid").text().about("Who the broker knows this client by; without it the host makes one that nobody else has."),
+    Property::plain("username").text().about("Name to log in with."),
+    Property::secret("password").about("Password to log in with."),
+    Property::plain("enableClientSession").boolean().default("false").about("The broker keeps the session, and messages for it, between links."),
+    Property::plain("sessionExpiryIntervalSeconds").integer(0, u32::MAX as i64).default("60").about("Version 5: how long the broker keeps the session."),
+    Property::plain("keepAlive").duration().default("30s").about("A link silent for this long is looked after; whole seconds, 0 for never."),
+    Property::plain("connectTimeout").duration().default("5s").about("For reaching the server, its CONNACK, and its answers to SUBSCRIBE, each."),
+    Property::plain("qos").integer(0, 2).about("Level where a source or sink names none."),
+    Property::plain("will").of(PropertyKind::Object(WILL)).about("What the broker publishes when this client is gone without a word."),
+    Property::plain("receiveMaximum").integer(1, u16::MAX as i64).default("1024").about("Version 5: messages that the broker may send without an acknowledgement."),
+    Property::plain("maxInflight").integer(1, u16::MAX as i64).default("1024").about("Messages sent to the broker without an acknowledgement, at most; before version 5, 20 of them of level 2 unless given."),
     Property::ignored(
         "clientStatePath",
         "the host keeps what a session needs by itself",
@@ -47,11 +47,20 @@ const ALL: [Property; OWN.len() + tls::PROPERTIES.len()] =
 pub(super) const PROPERTIES: &[Property] = &ALL;
 
 const WILL: &[Property] = &[
-    Property::plain("topic"),
-    Property::plain("payload"),
-    Property::plain("qos"),
-    Property::plain("retained"),
+    Property::plain("topic").text().about("Its topic."),
+    Property::plain("payload").text().about("Its payload."),
+    Property::plain("qos")
+        .integer(0, 2)
+        .default("0")
+        .about("Its level."),
+    Property::plain("retained")
+        .boolean()
+        .default("false")
+        .about("It is kept for later subscribers."),
 ];
+
+/// Spellings of `protocolVersion`.
+const VERSIONS: &[&str] = &["3.1", "3", "3.1.1", "4", "5", "5.0"];
 
 /// A session outlives its link by this long unless told (eKuiper's default for version 5).
 const SESSION_EXPIRY_S: u32 = 60;
@@ -305,6 +314,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::connections::property::schemas;
 
     fn read(value: serde_json::Value) -> Result<Config, Vec<ConfigError>> {
         Config::read(value.as_object().unwrap(), Path::new("/"))
@@ -328,6 +338,77 @@ mod tests {
             (Version::V5, 60, 10)
         );
         assert_eq!(config.will.unwrap().qos, 1);
+    }
+
+    /// The list and the code cannot drift apart: a default that is written out changes nothing.
+    #[test]
+    fn a_default_of_the_list_is_what_happens_without_it() {
+        let plain = json!({"server": "tcp://h:1"});
+        for property in PROPERTIES {
+            assert!(
+                property.ignored.is_some() || !property.about.is_empty(),
+                "{}",
+                property.name
+            );
+            let Some(default) = property.default_value() else {
+                continue;
+            };
+            for version in ["3.1.1", "5"] {
+                let mut base = plain.clone();
+                if property.name != "protocolVersion" {
+                    base["protocolVersion"] = json!(version);
+                }
+                // The level 2 window of older versions is bound only by what is written.
+                if property.name == "maxInflight" && version != "5" {
+                    continue;
+                }
+                let mut given = base.clone();
+                given[property.name] = default.clone();
+                let shown = |value| format!("{:?}", read(value).unwrap());
+                let (without, with) = (shown(base), shown(given));
+                assert_eq!(without, with, "{}", property.name);
+            }
+        }
+    }
+
+    /// What the schema refuses, the code refuses: types, ranges, words.
+    #[test]
+    fn the_schema_of_the_list_and_the_code_agree() {
+        let schema = json!({
+            "type": "object", "properties": schemas(PROPERTIES), "additionalProperties": false,
+        });
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        for (good, value) in [
+            (
+                true,
+                json!({"qos": 2, "keepAlive": "10s", "protocolVersion": 5}),
+            ),
+            (
+                true,
+                json!({"servers": "tcp://b:1", "will": {"topic": "w", "qos": 1}}),
+            ),
+            (
+                true,
+                json!({"protocolVersion": "3.1", "tlsMinVersion": "tls1.3", "maxInflight": 65535}),
+            ),
+            (false, json!({"qos": 3})),
+            (false, json!({"qos": "1"})),
+            (false, json!({"keepAlive": -1})),
+            (false, json!({"keepAlive": true})),
+            (false, json!({"protocolVersion": "6"})),
+            (false, json!({"enableClientSession": "yes"})),
+            (false, json!({"clientid": 7})),
+            (false, json!({"will": {"topic": "w", "qos": 4}})),
+            (false, json!({"will": {"topic": "w", "retain": true}})),
+            (false, json!({"maxInflight": 0})),
+            (false, json!({"sever": "x"})),
+            (false, json!({"insecureSkipVerify": 1})),
+        ] {
+            let mut value = value;
+            value["server"] = json!("tcp://h:1");
+            assert_eq!(validator.is_valid(&value), good, "{value}");
+            assert_eq!(read(value.clone()).is_ok(), good, "{value}");
+        }
     }
 
     #[test]

@@ -15,13 +15,15 @@ use crate::error::ConnectionError;
 
 const OWN: &[Property] = &[
     // Not a secret as a whole: shown with its user part masked, so that one sees which it is.
-    Property::plain("dburl"),
-    Property::plain("url"),
-    Property::plain("maxConnections"),
-    Property::plain("connectTimeout"),
-    Property::plain("timeout"),
-    Property::plain("busyTimeout"),
-    Property::plain("maxRows"),
+    Property::plain("dburl").text().about(
+        "The database: postgres://, mysql:// or sqlite: with user, password, host and name. env:NAME and file:PATH stand for it.",
+    ),
+    Property::plain("url").text().about("Another name of dburl."),
+    Property::plain("maxConnections").integer(1, 1000).default("8").about("Connections of the pool."),
+    Property::plain("connectTimeout").duration().default("5s").about("For reaching the server and its welcome."),
+    Property::plain("timeout").duration().default("60s").about("For one statement, or one transaction of many."),
+    Property::plain("busyTimeout").duration().default("5s").about("How long SQLite waits for a lock."),
+    Property::plain("maxRows").integer(1, 1_000_000).default("10000").about("Rows of one answer."),
 ];
 
 const ALL: [Property; OWN.len() + tls::PROPERTIES.len()] =

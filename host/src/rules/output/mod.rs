@@ -8,6 +8,7 @@
 mod batcher;
 mod encode;
 mod properties;
+pub mod schema;
 pub mod template;
 
 use std::borrow::Cow;

@@ -25,10 +25,10 @@ pub struct Planned {
 
 /// The longest `lingerInterval`: what lingers is not settled, and holds the window upstream.
 const MOST_LINGER: Duration = Duration::from_secs(3600);
-const FORMATS: [&str; 3] = ["json", "binary", "delimited"];
+pub(super) const FORMATS: [&str; 3] = ["json", "binary", "delimited"];
 const FOREIGN_FORMATS: [&str; 4] = ["protobuf", "urlencoded", "custom", "xml"];
 
-const IGNORED: [(&str, &str); 2] = [
+pub(super) const IGNORED: [(&str, &str); 2] = [
     (
         "concurrency",
         "an action writes one batch after the other, so that messages keep their order",

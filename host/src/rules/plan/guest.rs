@@ -346,7 +346,8 @@ impl Planner<'_> {
 }
 
 /// The schema of one role: a connector with two documents keeps them under `$defs`.
-pub(super) fn schema(connector: &Connector, role: Role) -> Value {
+#[must_use]
+pub fn schema(connector: &Connector, role: Role) -> Value {
     let whole = &connector.descriptor.config_schema;
     whole
         .pointer(&format!("/$defs/{}", role.word()))

@@ -5,6 +5,7 @@
 //! selector that names one), the output steps, the disk queue, and the connector, whose JSON Schema
 //! checks what is left. Connection properties never reach a guest.
 
+mod alone;
 mod guest;
 
 use std::collections::HashMap;
@@ -13,7 +14,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use self::guest::{schema, schema_properties};
+pub use self::alone::{Alone, alone};
+pub use self::guest::schema;
+use self::guest::schema_properties;
 use super::engine::TENANT;
 use super::output::{DynamicProperty, OutputPlan, dynamic_properties};
 use super::query::{Field, Format, Query, StreamStatement};
@@ -119,13 +122,17 @@ const RENDER: &str = "x-windlass-render";
 
 /// Source or sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
+pub enum Role {
+    /// It reads.
     Source,
+    /// It writes.
     Sink,
 }
 
 impl Role {
-    fn word(self) -> &'static str {
+    /// `source` or `sink`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
         match self {
             Self::Source => "source",
             Self::Sink => "sink",
@@ -142,16 +149,7 @@ pub async fn plan(
     pool: &Pool,
     progress: &dyn Progress,
 ) -> (Plan, Vec<ManifestError>, Vec<ManifestError>) {
-    let mut planner = Planner {
-        manifest,
-        runtime,
-        pool,
-        progress,
-        offers: HashMap::new(),
-        connectors: HashMap::new(),
-        errors: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let mut planner = Planner::new(manifest, runtime, pool, progress);
     planner.connections();
     planner.connectors().await;
     let mut plan = Plan::default();
@@ -171,6 +169,26 @@ struct Planner<'a> {
     connectors: HashMap<String, Option<Arc<Connector>>>,
     errors: Vec<ManifestError>,
     warnings: Vec<ManifestError>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(
+        manifest: &'a Manifest,
+        runtime: &'a Runtime,
+        pool: &'a Pool,
+        progress: &'a dyn Progress,
+    ) -> Self {
+        Self {
+            manifest,
+            runtime,
+            pool,
+            progress,
+            offers: HashMap::new(),
+            connectors: HashMap::new(),
+            errors: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
 }
 
 impl Planner<'_> {

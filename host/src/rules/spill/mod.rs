@@ -30,6 +30,7 @@ mod options;
 mod queue;
 mod record;
 mod scan;
+pub mod schema;
 mod set;
 pub mod storage;
 

@@ -9,7 +9,7 @@ use crate::config::{Overflow, RuleOptions};
 use crate::connections::ConfigError;
 
 /// The smallest bound of a queue, in bytes: a few segments.
-const SMALLEST: u64 = 64 * 1024;
+pub(super) const SMALLEST: u64 = 64 * 1024;
 
 const NAMES: &[&str] = &[
     "enableCache",

@@ -7,6 +7,8 @@ mod sources;
 mod speed;
 mod support;
 
+pub(crate) use support::compile_command;
+
 /// Not a test: what the tests' runtime starts to compile a component.
 #[test]
 #[ignore = "run by the tests themselves, in a child"]

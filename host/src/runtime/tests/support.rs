@@ -256,7 +256,7 @@ pub(super) fn wasm() -> Bytes {
 }
 
 /// The child that compiles is this very test binary, told so by its arguments.
-pub(super) fn compile_command() -> Vec<std::ffi::OsString> {
+pub(crate) fn compile_command() -> Vec<std::ffi::OsString> {
     let test = "runtime::tests::the_child_that_compiles";
     let shell = format!(
         r#"IN="$1" OUT="$2" exec '{}' '{test}' --exact --ignored --quiet"#,

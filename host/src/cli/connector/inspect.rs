@@ -14,7 +14,7 @@ use crate::progress;
 use crate::snapshot::Inspection;
 
 #[derive(Args, Debug)]
-pub(super) struct Arguments {
+pub(in crate::cli) struct Arguments {
     /// The component
     #[arg(value_name = "FILE.wasm")]
     file: PathBuf,

@@ -1,0 +1,56 @@
+//! One use of a connector outside any rule: the same checks of its properties and connections, by the
+//! same planner.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::{GuestPlan, Planner, Role};
+use crate::config::{Manifest, ManifestError, pointer_to};
+use crate::connections::pool::Pool;
+use crate::rules::output::DynamicProperty;
+use crate::runtime::{Connector, Runtime};
+
+/// A connector ready to be used by itself.
+#[derive(Debug)]
+pub struct Alone {
+    /// Configuration and connections.
+    pub guest: GuestPlan,
+    /// Of a sink: the property that is rendered for each message, into its subject.
+    pub subject: Option<DynamicProperty>,
+    /// What is accepted and should be looked at.
+    pub warnings: Vec<ManifestError>,
+}
+
+/// Checks the properties of one source or sink, called `name` in sentences, and the connections of
+/// the manifest. Mistakes in `props` are at `/config/<property>`.
+///
+/// # Errors
+/// All mistakes.
+pub fn alone(
+    manifest: &Manifest,
+    runtime: &Runtime,
+    pool: &Pool,
+    connector: Arc<Connector>,
+    name: &str,
+    role: Role,
+    props: Map<String, Value>,
+) -> Result<Alone, Vec<ManifestError>> {
+    const CONFIG: &str = "/config";
+    let mut planner = Planner::new(manifest, runtime, pool, &());
+    planner.connections();
+    let at = |name: &str| pointer_to(CONFIG, name);
+    let subject = match role {
+        Role::Sink => planner.rendered(&connector, &props, CONFIG).flatten(),
+        Role::Source => None,
+    };
+    let guest = planner.guest(connector, name, role, props, CONFIG, &at);
+    match guest {
+        Some(guest) if planner.errors.is_empty() => Ok(Alone {
+            guest,
+            subject,
+            warnings: planner.warnings,
+        }),
+        _ => Err(planner.errors),
+    }
+}
