@@ -9,6 +9,7 @@ mod dead_sink;
 mod delivery;
 mod guests;
 mod host_killed;
+mod languages;
 mod settings;
 mod status;
 mod stop;
