@@ -10,6 +10,7 @@ mod delivery;
 mod guests;
 mod host_killed;
 mod push;
+mod languages;
 mod settings;
 mod sql;
 mod status;

@@ -15,6 +15,8 @@ pub struct Manifest {
     streams: Vec<Value>,
     rules: Vec<Value>,
     more: Vec<(&'static str, Value)>,
+    files: Value,
+    limits: Value,
 }
 
 impl Manifest {
@@ -52,6 +54,20 @@ impl Manifest {
     pub fn mqtt(self, id: &str, server: &str) -> Self {
         let props = json!({ "server": server, "clientid": format!("windlass-{id}"), "enableClientSession": true });
         self.connection(id, "mqtt", props)
+    }
+
+    /// Grants a folder for files.
+    #[must_use]
+    pub fn files(mut self, root: &Path) -> Self {
+        self.files = json!({ "root": root.display().to_string() });
+        self
+    }
+
+    /// Bounds of the whole host.
+    #[must_use]
+    pub fn limits(mut self, limits: Value) -> Self {
+        self.limits = limits;
+        self
     }
 
     /// Properties for streams of one source type, by name.
@@ -117,6 +133,8 @@ impl Manifest {
             ("confKeys", Value::from(self.conf_keys.clone())),
             ("streams", Value::from(self.streams.clone())),
             ("rules", Value::from(self.rules.clone())),
+            ("files", self.files.clone()),
+            ("limits", self.limits.clone()),
         ];
         for (name, part) in parts.into_iter().chain(self.more.iter().cloned()) {
             if part.as_array().is_some_and(|part| !part.is_empty())

@@ -30,7 +30,15 @@ impl Rule {
         let state = self.state();
         let actions = || self.input.outputs.iter().map(|output| &output.action);
         let mut warnings = Vec::new();
-        let mut trouble = Vec::new();
+        let mut trouble: Vec<_> = self
+            .source
+            .source
+            .stats
+            .trouble
+            .lock()
+            .clone()
+            .into_iter()
+            .collect();
         for (action, slots) in actions().zip(&self.slots) {
             if let Some(words) = action.blocked() {
                 warnings.push(format!(

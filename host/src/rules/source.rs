@@ -43,6 +43,8 @@ pub struct SourceStats {
     pub failures: AtomicU64,
     /// The last failure, and when (ms since the epoch).
     pub last_failure: Mutex<Option<(String, u64)>>,
+    /// The failure it is in now: ends with the next read that works.
+    pub trouble: Mutex<Option<String>>,
     /// When the last batch came (ms since the epoch).
     pub last_read_ms: AtomicU64,
     /// `finished` was answered.
@@ -225,6 +227,7 @@ impl Source {
             }
         }
         failures = 0;
+        self.is_well();
         let mut trapped = VecDeque::new();
         loop {
             if stop.is_cancelled() {
@@ -246,10 +249,12 @@ impl Source {
                     takes,
                 }) => {
                     failures = 0;
+                    self.is_well();
                     self.hand_on(batch, checkpoint, takes, stop).await;
                 }
                 Ok(Read::Idle(wait)) => {
                     failures = 0;
+                    self.is_well();
                     self.flush();
                     tokio::select! {
                         () = tokio::time::sleep(wait.max(IDLE_FLOOR)) => {}
@@ -257,6 +262,7 @@ impl Source {
                     }
                 }
                 Ok(Read::Finished) => {
+                    self.is_well();
                     self.flush();
                     self.stats.finished.store(true, Ordering::Relaxed);
                     stop.cancelled().await;
@@ -361,6 +367,10 @@ impl Source {
         }
     }
 
+    fn is_well(&self) {
+        *self.stats.trouble.lock() = None;
+    }
+
     /// What a failed read means. None: try again.
     async fn failed(
         &self,
@@ -375,6 +385,7 @@ impl Source {
             .last_failure
             .lock()
             .replace((words.clone(), super::now_ms()));
+        *self.stats.trouble.lock() = Some(words.clone());
         if before.is_none_or(|(before, _)| before != words) || failures == 1 {
             tracing::warn!(stream = %self.stream, "{words}");
         }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{GuestPlan, Planner, RENDER, Reach, Role, SlotPlan, among, placed};
 use crate::config::pointer_to;
+use crate::connections::{file, memory};
 use crate::rules::engine::TENANT;
 use crate::rules::output::{DynamicProperty, OutputPlan};
 use crate::rules::spill::SpillOptions;
@@ -133,7 +134,15 @@ impl Planner<'_> {
         let mut filled = Vec::new();
         for slot in slots {
             if let Some((id, place)) = chosen.get(&slot.name) {
-                if self.named(id, slot, place) {
+                if let Some(typ) = self.attached(id) {
+                    filled.push(SlotPlan {
+                        slot: slot.name.clone(),
+                        reach: Reach::Anonymous {
+                            typ: typ.to_owned(),
+                            props: Map::new(),
+                        },
+                    });
+                } else if self.named(id, slot, place) {
                     self.ignore_connection_properties(id, props, own, at);
                     filled.push(SlotPlan {
                         slot: slot.name.clone(),
@@ -148,6 +157,15 @@ impl Planner<'_> {
             }
         }
         filled
+    }
+
+    /// The host type that an id stands for when no connection has it: these are attached to a rule, so
+    /// that none can be created. What else they need, the guest says as options.
+    fn attached(&self, id: &str) -> Option<&'static str> {
+        let taken = self.manifest.connections.iter().any(|def| def.id == id);
+        [memory::NAME, file::NAME]
+            .into_iter()
+            .find(|name| *name == id && !taken)
     }
 
     /// The connection is defined and offers what the slot wants.
