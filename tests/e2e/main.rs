@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod broker_killed;
+mod c_connectors;
 mod cuts;
 mod dead_letters;
 mod dead_sink;
@@ -13,4 +14,5 @@ mod settings;
 mod status;
 mod stop;
 mod storm;
+mod toolchain;
 mod tree;

@@ -9,6 +9,7 @@
 //! | [`bridge`] | the yardstick of the benchmark |
 //! | [`load`], [`wire`] | publishers and subscribers on a codec of their own |
 //! | [`oracle`] | numbered payloads; what was lost, doubled, disordered, changed, late |
+//! | [`toolchain`] | connectors made and built as an author does it |
 //! | [`proxy`], [`sniffer`] | faults on the link, and who listens in there |
 //! | [`machine`] | whose turn it is, ports, signals, cost of a process |
 
@@ -21,5 +22,6 @@ pub mod mosquitto;
 pub mod oracle;
 pub mod proxy;
 pub mod sniffer;
+pub mod toolchain;
 pub mod windlass;
 pub mod wire;

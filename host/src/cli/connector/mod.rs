@@ -1,0 +1,58 @@
+//! `windlass connector`: make connectors, build them, look at them. One file per command.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+mod build;
+mod inspect;
+mod language;
+mod new;
+mod tools;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a folder with a new connector that builds, with its schema, tests and README
+    New(new::Arguments),
+    /// Build the connector in a folder into a component, and check that it is one
+    Build(build::Arguments),
+    /// The tools that building needs in each language: which are there, how to get the others
+    Tools(tools::Arguments),
+    /// What a connector's file says of itself: roles, connections it needs, configuration
+    Inspect(inspect::Arguments),
+}
+
+pub(super) async fn main(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::New(arguments) => new::new(&arguments),
+        Command::Build(arguments) => build::build(arguments).await,
+        Command::Tools(arguments) => tools::tools(&arguments).await,
+        Command::Inspect(arguments) => inspect::inspect(arguments).await,
+    }
+}
+
+/// Where `build` leaves the component of a connector's folder: `build/<name of the folder>.wasm`.
+fn artifact(folder: &Path) -> PathBuf {
+    let name = folder
+        .canonicalize()
+        .ok()
+        .and_then(|path| path.file_name().map(std::ffi::OsStr::to_owned))
+        .unwrap_or_else(|| "connector".into());
+    let mut file = name;
+    file.push(".wasm");
+    folder.join("build").join(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_component_is_called_as_its_folder() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("modbus");
+        std::fs::create_dir(&folder).unwrap();
+        assert_eq!(artifact(&folder), folder.join("build/modbus.wasm"));
+    }
+}
