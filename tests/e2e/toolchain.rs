@@ -95,6 +95,16 @@ fn rust_from_an_empty_folder_to_a_rule() {
 }
 
 #[test]
+fn python_from_an_empty_folder_to_a_rule() {
+    from_an_empty_folder_to_a_rule("python");
+}
+
+#[test]
+fn javascript_from_an_empty_folder_to_a_rule() {
+    from_an_empty_folder_to_a_rule("js");
+}
+
+#[test]
 fn c_from_an_empty_folder_to_a_rule() {
     from_an_empty_folder_to_a_rule("c");
 }

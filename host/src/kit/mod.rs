@@ -44,9 +44,10 @@ pub fn rust_sdk() -> impl Iterator<Item = (String, String)> {
 /// A manifest of `guests/rust` with what it inherits from the workspace there written out.
 fn stand_alone(manifest: &str) -> String {
     const INHERITED: [(&str, &str); 8] = [
+        // Before the next one, which is a part of it.
+        ("rust-version.workspace = true", r#"rust-version = "1.95""#),
         ("version.workspace = true", r#"version = "0.1.0""#),
         ("edition.workspace = true", r#"edition = "2024""#),
-        ("rust-version.workspace = true", r#"rust-version = "1.95""#),
         ("license.workspace = true", r#"license = "Apache-2.0""#),
         ("publish.workspace = true", "publish = false"),
         ("\n[lints]\nworkspace = true\n", ""),
@@ -92,6 +93,14 @@ mod tests {
     fn the_crate_for_authors_stands_alone() {
         let files: Vec<_> = rust_sdk().collect();
         assert!(files.iter().any(|(path, _)| path == "wit/worlds.wit"));
+        let manifest = files.iter().find(|(path, _)| path == "Cargo.toml").unwrap();
+        for line in ["version = \"0.1.0\"", "rust-version = \"1.95\""] {
+            assert!(
+                manifest.1.lines().any(|known| known == line),
+                "{}",
+                manifest.1
+            );
+        }
         for (path, text) in files {
             assert!(!text.contains("../wit"), "{path}");
             assert!(!text.contains("workspace"), "{path}:\n{text}");
