@@ -1,5 +1,6 @@
 //! Builds the connectors that come with the host (`guests/rust`, the members that say
-//! `bundled = true`) for wasm32-wasip2 and writes `bundled.rs` for `src/connectors.rs` to embed.
+//! `bundled = true`) for wasm32-wasip2 and writes `bundled.rs` for `src/connectors.rs` to embed. Lists
+//! what authors of connectors need (`kit.rs`, for `src/kit`).
 //!
 //! They are a workspace of their own with a target folder of its own: cargo, while it runs this
 //! script, holds the lock of the outer one. Nothing of the outer build's settings (flags, wrappers,
@@ -65,6 +66,63 @@ fn run() -> Result<()> {
     }
     list.push_str("];\n");
     fs::write(out.join("bundled.rs"), list)?;
+    kit(root, &out)
+}
+
+/// What `windlass connector new` and `build` write, below the root of the tree. Folders that are not
+/// there are left out.
+const KIT: [&str; 7] = [
+    "wit",
+    "host/templates",
+    "guests/rust/connector",
+    "guests/rust/Cargo.lock",
+    "guests/python/sdk",
+    "guests/js/sdk",
+    "guests/c/sdk",
+];
+
+/// Writes the list of those files with their texts.
+fn kit(root: &Path, out: &Path) -> Result<()> {
+    let mut files = Vec::new();
+    for part in KIT {
+        watch(&root.join(part));
+        collect(&root.join(part), &mut files)?;
+    }
+    files.sort();
+    let mut list = String::from(
+        "/// Path below the root of the tree and text of every file of the kit, sorted by path.\n\
+         pub static FILES: &[(&str, &str)] = &[\n",
+    );
+    for file in &files {
+        let name = file
+            .strip_prefix(root)?
+            .to_str()
+            .ok_or("a path is not UTF-8")?;
+        let place = file.to_str().ok_or("a path is not UTF-8")?;
+        writeln!(list, "    ({name:?}, include_str!({place:?})),")?;
+    }
+    list.push_str("];\n");
+    fs::write(out.join("kit.rs"), list)?;
+    Ok(())
+}
+
+fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    const LEFT_OUT: [&str; 4] = ["target", "node_modules", "build", "__pycache__"];
+    if path.is_file() {
+        files.push(path.to_owned());
+        return Ok(());
+    }
+    let Ok(entries) = fs::read_dir(path) else {
+        return Ok(());
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with('.') && !LEFT_OUT.contains(&name.as_ref()) {
+            collect(&entry.path(), files)?;
+        }
+    }
     Ok(())
 }
 

@@ -15,6 +15,7 @@
 //! | [`connections`] | connection types, pool, supervisor; knows nothing of wasm, rules, REST |
 //! | [`store`] | definitions, progress, dead letters, in SQLite |
 //! | [`connectors`] | the connectors embedded in the binary |
+//! | [`kit`] | what authors of connectors need, embedded too: the contract, templates, helpers |
 //! | [`snapshot`], [`progress`] | what is shown of a running host and of long work |
 //! | [`message`], [`error`] | what flows, and what went wrong: every room may use these |
 //!
@@ -29,6 +30,7 @@ pub mod connectors;
 pub mod error;
 pub mod host;
 pub mod interfaces;
+pub mod kit;
 pub mod message;
 pub mod progress;
 pub mod rules;

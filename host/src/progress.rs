@@ -1,5 +1,5 @@
-//! What takes long before anything runs (compiling a connector), shown while it lasts: as bars on a
-//! terminal, as plain lines on stderr, or as JSON lines on stdout. Imports nothing of the crate.
+//! What takes long before anything runs (compiling or building a connector), shown while it lasts: as
+//! bars on a terminal, as plain lines on stderr, or as JSON lines on stdout. Imports nothing of the crate.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -136,6 +136,35 @@ impl Progress for Bars {
 
     fn done(&self, connector: &str, _took: Duration) {
         if let Some(bar) = self.running.lock().remove(connector) {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A step of something that a person waits for: a spinner with its seconds on a terminal, gone when this
+/// is dropped; elsewhere a line on stderr.
+#[derive(Debug)]
+pub struct Step(Option<ProgressBar>);
+
+/// Begins a step.
+#[must_use]
+pub fn step(words: &str) -> Step {
+    if !io::stderr().is_terminal() {
+        drop(writeln!(io::stderr().lock(), "{words} ..."));
+        return Step(None);
+    }
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.set_message(words.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(100));
+    Step(Some(bar))
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if let Some(bar) = self.0.take() {
             bar.finish_and_clear();
         }
     }

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod broker_killed;
+mod c_connectors;
 mod cuts;
 mod dead_letters;
 mod dead_sink;
@@ -16,5 +17,6 @@ mod sql;
 mod status;
 mod stop;
 mod storm;
+mod toolchain;
 mod tree;
 mod trial;

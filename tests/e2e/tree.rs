@@ -11,6 +11,7 @@ const MATRIX: &[(&str, &[&str])] = &[
     ("message", &["error"]),
     ("progress", &[]),
     ("connectors", &[]),
+    ("kit", &["error"]),
     ("config", &["error"]),
     ("snapshot", &["config"]),
     ("connections", &["error", "message"]),
@@ -67,7 +68,7 @@ const MATRIX: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "config", "error", "host", "progress", "runtime", "snapshot", "store",
+            "config", "error", "host", "kit", "progress", "runtime", "snapshot", "store",
         ],
     ),
     ("main", &["cli"]),
@@ -478,6 +479,22 @@ fn each_interface_of_the_contract_has_its_file_on_the_hosts_side() {
         }
     }
     report("interfaces without a host side", &wrong);
+}
+
+#[test]
+fn the_bindings_for_c_are_those_of_the_contract() {
+    // The same command as in guests/c/sdk/regenerate, which writes the file.
+    let sums = std::process::Command::new("sh")
+        .args(["-c", "LC_ALL=C sha256sum -- *.wit"])
+        .current_dir(root().join("wit"))
+        .output()
+        .expect("sh can be started");
+    let noted = fs::read_to_string(root().join("guests/c/sdk/wit.sum")).expect("wit.sum");
+    assert_eq!(
+        String::from_utf8_lossy(&sums.stdout),
+        noted,
+        "wit/ has changed since guests/c/sdk/connector.h was made: run guests/c/sdk/regenerate"
+    );
 }
 
 #[test]

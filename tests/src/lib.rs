@@ -11,6 +11,7 @@
 //! | [`pusher`] | clients that push by HTTP |
 //! | [`load`], [`wire`] | publishers and subscribers on a codec of their own |
 //! | [`oracle`] | numbered payloads; what was lost, doubled, disordered, changed, late |
+//! | [`toolchain`] | connectors made and built as an author does it |
 //! | [`proxy`], [`sniffer`] | faults on the link, and who listens in there |
 //! | [`machine`] | whose turn it is, ports, signals, cost of a process |
 
@@ -26,5 +27,6 @@ pub mod postgres;
 pub mod proxy;
 pub mod pusher;
 pub mod sniffer;
+pub mod toolchain;
 pub mod windlass;
 pub mod wire;

@@ -55,9 +55,9 @@ enum Command {
     Check(check::Arguments),
     /// Show it working: a simulator, a query and sinks, all sandboxed; needs nothing else
     Demo(demo::Arguments),
-    /// Look at connectors, try them
+    /// Make connectors, build them, look at them, try them
     #[command(subcommand)]
-    Connector(connector::Connector),
+    Connector(connector::Command),
     /// Print a JSON Schema of a manifest, for editors
     Schema(schema::Arguments),
     /// Look at messages that could not be delivered, send them again, remove them

@@ -25,6 +25,16 @@ pub(super) fn complain(text: &str) {
     drop(writeln!(io::stderr().lock(), "windlass: {text}"));
 }
 
+/// What a tool said, or how it was called, to stderr as it is.
+pub(super) fn show(text: &str) {
+    let end = if text.is_empty() || text.ends_with('\n') {
+        ""
+    } else {
+        "\n"
+    };
+    drop(write!(io::stderr().lock(), "{text}{end}"));
+}
+
 /// Mistakes or warnings to stderr, `file:line:column: sentence` each, a query with its line and a caret.
 pub(super) fn complain_of(kind: Kind, found: &[ManifestError]) {
     drop(

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use super::folder::Folder;
-use super::{BAD_CONFIG, output};
+use crate::cli::folder::Folder;
+use crate::cli::{BAD_CONFIG, output};
 use crate::error::chain;
 use crate::host::{Host, InspectError};
 use crate::progress;
