@@ -22,6 +22,18 @@ const MATRIX: &[(&str, &[&str])] = &[
         &["connections", "error", "interfaces", "message", "progress"],
     ),
     (
+        "harness",
+        &[
+            "config",
+            "connections",
+            "error",
+            "interfaces",
+            "message",
+            "progress",
+            "runtime",
+        ],
+    ),
+    (
         "rules",
         &[
             "config",
@@ -67,7 +79,15 @@ const MATRIX: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "config", "error", "host", "progress", "runtime", "snapshot", "store",
+            "config",
+            "connectors",
+            "error",
+            "harness",
+            "host",
+            "progress",
+            "runtime",
+            "snapshot",
+            "store",
         ],
     ),
     ("main", &["cli"]),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+mod document;
 mod merge;
 mod names;
 mod node;
@@ -22,8 +23,10 @@ mod tests;
 mod variables;
 mod yaml;
 
+pub use document::Document;
 pub use names::{nearest, unknown, validate_id};
 pub use place::{ManifestError, Place, pointer_to};
+pub use reader::duration_of as duration;
 pub use rule::{ActionDef, Overflow, RestartStrategy, RuleDef, RuleOptions};
 pub use variables::Lookup;
 
