@@ -17,7 +17,7 @@ use windlass_tests::windlass::Windlass;
 use crate::settings::{START, expect_all, wait_ready};
 
 /// The component of `guests/rust/misbehaving`, built once.
-fn misbehaving() -> &'static Path {
+pub(crate) fn misbehaving() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests/rust/misbehaving");

@@ -8,6 +8,7 @@ mod dead_letters;
 mod dead_sink;
 mod delivery;
 mod guests;
+mod harness;
 mod host_killed;
 mod settings;
 mod status;

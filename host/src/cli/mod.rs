@@ -8,10 +8,10 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 mod check;
+mod connector;
 mod deadletters;
 mod demo;
 mod folder;
-mod inspect;
 mod logs;
 mod output;
 mod run;
@@ -54,9 +54,9 @@ enum Command {
     Check(check::Arguments),
     /// Show it working: a simulator, a query and sinks, all sandboxed; needs nothing else
     Demo(demo::Arguments),
-    /// Look at connectors
+    /// Look at connectors, try them
     #[command(subcommand)]
-    Connector(Connector),
+    Connector(connector::Connector),
     /// Look at messages that could not be delivered, send them again, remove them
     #[command(subcommand, name = "deadletters")]
     DeadLetters(deadletters::Command),
@@ -67,12 +67,6 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum Connector {
-    /// What a connector's file says of itself: roles, connections it needs, configuration
-    Inspect(inspect::Arguments),
 }
 
 /// Parses the command line and does what it says.
@@ -111,7 +105,7 @@ pub fn main() -> ExitCode {
             Command::Run(arguments) => run::run(arguments, &logs).await,
             Command::Check(arguments) => check::check(arguments).await,
             Command::Demo(arguments) => demo::demo(arguments, &logs).await,
-            Command::Connector(Connector::Inspect(arguments)) => inspect::inspect(arguments).await,
+            Command::Connector(command) => connector::main(command).await,
             Command::DeadLetters(command) => deadletters::main(command).await,
             Command::CompileComponent { .. } => Ok(ExitCode::SUCCESS),
         }

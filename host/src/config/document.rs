@@ -40,11 +40,7 @@ impl Document {
     ///
     /// # Errors
     /// What is no YAML, and more than one document.
-    pub fn parse(
-        name: &str,
-        text: &str,
-        lookup: &Lookup<'_>,
-    ) -> Result<Self, Vec<ManifestError>> {
+    pub fn parse(name: &str, text: &str, lookup: &Lookup<'_>) -> Result<Self, Vec<ManifestError>> {
         let file: Arc<str> = name.into();
         let mut errors = Vec::new();
         let (nodes, _) = yaml::parse(text, &file, lookup, &mut errors);

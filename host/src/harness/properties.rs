@@ -51,7 +51,10 @@ pub fn mistakes(schema: &Value, role: &str, properties: &Map<String, Value>) -> 
     let mut found = Vec::new();
     let mut known = properties.clone();
     if schema.get("additionalProperties") == Some(&Value::Bool(false)) {
-        for name in properties.keys().filter(|name| !names.contains(&name.as_str())) {
+        for name in properties
+            .keys()
+            .filter(|name| !names.contains(&name.as_str()))
+        {
             known.remove(name);
             let hint = match nearest(name, names.iter().copied()) {
                 Some(near) => format!("; did you mean \"{near}\"?"),
@@ -147,7 +150,10 @@ fn value_for(schema: &Value) -> Value {
         Some("boolean") => json!(false),
         Some("integer" | "number") => {
             let least = number("minimum").or_else(|| number("exclusiveMinimum").map(|x| x + 1.0));
-            let value = least.unwrap_or(0.0).max(1.0).min(number("maximum").unwrap_or(f64::MAX));
+            let value = least
+                .unwrap_or(0.0)
+                .max(1.0)
+                .min(number("maximum").unwrap_or(f64::MAX));
             if typ == Some("integer") {
                 #[expect(clippy::cast_possible_truncation, reason = "the cast saturates")]
                 let whole = value.ceil() as i64;
@@ -194,7 +200,11 @@ mod tests {
         let found = mistakes(&schema(), "sink", &props);
         assert_eq!(found[0].pointer, "/topik");
         assert!(found[0].is_name && found[0].message.contains("did you mean \"topic\"?"));
-        assert!(found.iter().any(|one| one.pointer == "/qos" && one.message.contains('7')));
+        assert!(
+            found
+                .iter()
+                .any(|one| one.pointer == "/qos" && one.message.contains('7'))
+        );
         assert!(found.iter().any(|one| one.message.contains("topic")));
     }
 

@@ -477,7 +477,11 @@ fn pick<T: Clone>(
             (Some(wanted), Some(method)) => wanted.eq_ignore_ascii_case(method),
             _ => true,
         };
-        free && by_method && one.pattern.as_deref().is_none_or(|wanted| fits(wanted, text))
+        free && by_method
+            && one
+                .pattern
+                .as_deref()
+                .is_none_or(|wanted| fits(wanted, text))
     })?;
     answer.used = true;
     Some(answer.answer.clone())
@@ -562,8 +566,13 @@ mod tests {
         let filters = ["in/+".to_owned()];
         let inbox = Arc::new(Inbox::default());
         let subscribe = |inbox: &Arc<Inbox>| {
-            Messaging::subscribe(&*broker, &filters, &SubscribeOptions::default(), inbox.clone())
-                .unwrap()
+            Messaging::subscribe(
+                &*broker,
+                &filters,
+                &SubscribeOptions::default(),
+                inbox.clone(),
+            )
+            .unwrap()
         };
         let guard = subscribe(&inbox);
         let mut got = inbox.try_receive(9).unwrap().unwrap();
@@ -609,7 +618,9 @@ mod tests {
                 body: bytes::Bytes::new(),
                 timeout_ms: None,
             };
-            Http::send(&*server, request).await.map(|answer| answer.status)
+            Http::send(&*server, request)
+                .await
+                .map(|answer| answer.status)
         };
         assert_eq!(send("POST", "/a").await.unwrap(), 201);
         assert_eq!(send("GET", "/a/b").await.unwrap(), 200);

@@ -56,7 +56,11 @@ impl wit::HostClient for Host {
     async fn dialect(&mut self, client: Resource<ClientHandle>) -> wasmtime::Result<String> {
         self.count_call()?;
         let connection = self.granted(client.rep())?.target.connection();
-        Ok(connection.sql().map(Sql::dialect).unwrap_or_default().to_owned())
+        Ok(connection
+            .sql()
+            .map(Sql::dialect)
+            .unwrap_or_default()
+            .to_owned())
     }
 
     async fn query(

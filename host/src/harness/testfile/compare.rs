@@ -85,7 +85,10 @@ pub(super) fn compare(expect: &Value, outcome: &Outcome) -> Vec<Difference> {
             None => {}
         }
     }
-    let checkpoint = outcome.checkpoint.as_deref().map_or(Value::Null, Value::from);
+    let checkpoint = outcome
+        .checkpoint
+        .as_deref()
+        .map_or(Value::Null, Value::from);
     let idle = outcome.idle.map_or(Value::Null, |idle| {
         json!(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX))
     });
@@ -135,7 +138,8 @@ fn headers(pairs: &[(String, String)]) -> Value {
 }
 
 fn message(message: &Message) -> Item {
-    let fields = json!({ "subject": &*message.subject, "headers": headers(message.headers.pairs()) });
+    let fields =
+        json!({ "subject": &*message.subject, "headers": headers(message.headers.pairs()) });
     Item::new(fields, Some(&message.payload))
 }
 
@@ -148,12 +152,17 @@ fn publishes(calls: &[Call]) -> Vec<Item> {
         for one in batch.iter() {
             let mut item = message(one);
             if let Some(subject) = &options.subject {
-                item.fields.insert("subject".to_owned(), subject.as_str().into());
+                item.fields
+                    .insert("subject".to_owned(), subject.as_str().into());
             }
-            let qos = options.qos.map_or(Value::Null, |qos| qos_number(qos).into());
+            let qos = options
+                .qos
+                .map_or(Value::Null, |qos| qos_number(qos).into());
             item.fields.insert("qos".to_owned(), qos);
-            item.fields.insert("retain".to_owned(), options.retain.into());
-            item.fields.insert("connection".to_owned(), call.slot.as_str().into());
+            item.fields
+                .insert("retain".to_owned(), options.retain.into());
+            item.fields
+                .insert("connection".to_owned(), call.slot.as_str().into());
             items.push(item);
         }
     }
@@ -197,7 +206,9 @@ fn statements(calls: &[Call]) -> Vec<Item> {
 fn subscriptions(calls: &[Call]) -> Vec<Item> {
     let item = |call: &Call| match &call.deed {
         Deed::Subscribe(filters, options) => {
-            let qos = options.qos.map_or(Value::Null, |qos| qos_number(qos).into());
+            let qos = options
+                .qos
+                .map_or(Value::Null, |qos| qos_number(qos).into());
             let fields = json!({
                 "connection": call.slot,
                 "filters": filters,
@@ -220,7 +231,12 @@ fn rejections(outcome: &Outcome) -> Vec<Item> {
             "code": one.error.code,
             "message": one.error.message,
         });
-        tracing::debug!(batch, index = one.index, "rejected: {}", error_words(&one.error));
+        tracing::debug!(
+            batch,
+            index = one.index,
+            "rejected: {}",
+            error_words(&one.error)
+        );
         Item::new(fields, None)
     };
     outcome.rejections.iter().map(item).collect()
@@ -338,7 +354,9 @@ impl Differences {
                 (None, None) => return,
                 (one, other) if one == other => {}
                 (one, other) => {
-                    let show = |line: Option<&str>| line.map_or("nothing".to_owned(), |line| show(&json!(line)));
+                    let show = |line: Option<&str>| {
+                        line.map_or("nothing".to_owned(), |line| show(&json!(line)))
+                    };
                     return self.add(&format!("{path}, line {line}"), show(one), show(other));
                 }
             }
@@ -375,7 +393,8 @@ impl Differences {
                 }
             }
             (Value::Number(wanted), Value::Number(found)) => {
-                let same = wanted == found || wanted.as_f64() == found.as_f64() && !both_whole(wanted, found);
+                let same = wanted == found
+                    || wanted.as_f64() == found.as_f64() && !both_whole(wanted, found);
                 if !same {
                     self.add(path, show(expected), show(got));
                 }
@@ -501,9 +520,15 @@ mod tests {
     fn of_texts_with_lines_the_line_that_differs_is_shown() {
         let got = outcome(&[b"a\nb\nc\n"]);
         let expect = json!({ "messages": [{ "text": "a\nB\nc\n" }] });
-        assert_eq!(paths(expect, &got), ["messages[0].text, line 2: \"B\" | \"b\""]);
+        assert_eq!(
+            paths(expect, &got),
+            ["messages[0].text, line 2: \"B\" | \"b\""]
+        );
         let expect = json!({ "messages": [{ "text": "a\nb\nc" }] });
-        assert_eq!(paths(expect, &got), ["messages[0].text, line 4: nothing | \"\""]);
+        assert_eq!(
+            paths(expect, &got),
+            ["messages[0].text, line 4: nothing | \"\""]
+        );
     }
 
     #[test]
@@ -525,7 +550,10 @@ mod tests {
         };
         let found = paths(json!({}), &got);
         assert_eq!(found[0], "error: none | transient: on purpose");
-        assert!(found[1].starts_with("rejections: none | 1 of them"), "{found:?}");
+        assert!(
+            found[1].starts_with("rejections: none | 1 of them"),
+            "{found:?}"
+        );
         let expect = json!({
             "error": { "kind": "transient", "message": "purpose" },
             "rejections": [{ "index": 2, "kind": "permanent" }]

@@ -74,7 +74,9 @@ impl<'d> Fields<'d> {
         };
         for key in map.keys().filter(|key| !allowed.contains(&key.as_str())) {
             let at = pointer_to(pointer, key);
-            let error = self.document.error_at_key(&at, unknown("key", key, allowed));
+            let error = self
+                .document
+                .error_at_key(&at, unknown("key", key, allowed));
             self.errors.push(error);
         }
         Some(map)
@@ -117,7 +119,10 @@ impl<'d> Fields<'d> {
         }
         self.wrong(
             pointer,
-            format!("\"{}\" must be a whole number from 0 to {most}", last(pointer)),
+            format!(
+                "\"{}\" must be a whole number from 0 to {most}",
+                last(pointer)
+            ),
         );
         None
     }
@@ -242,7 +247,10 @@ impl<'d> Fields<'d> {
             let at = format!("{pointer}/{index}");
             let map = self.mapping(item, &at, &["index", "kind", "code", "message"])?;
             let Some(place) = map.get("index") else {
-                self.wrong(&at, "\"index\" is missing: the message's place in the batch");
+                self.wrong(
+                    &at,
+                    "\"index\" is missing: the message's place in the batch",
+                );
                 continue;
             };
             let place = self.number(place, &pointer_to(&at, "index"), u32::MAX)?;

@@ -103,7 +103,11 @@ impl TestFile {
             match file.get("cases") {
                 None => cases.push(String::new()),
                 Some(list) => {
-                    for (index, case) in fields.list(list, "/cases").into_iter().flatten().enumerate()
+                    for (index, case) in fields
+                        .list(list, "/cases")
+                        .into_iter()
+                        .flatten()
+                        .enumerate()
                     {
                         let pointer = format!("/cases/{index}");
                         fields.mapping(case, &pointer, &KEYS);
@@ -205,7 +209,9 @@ impl TestFile {
         let is_source = self.role(fields, case, connector);
         let slots = &connector.descriptor.slots;
         let connections = self.connections(fields, case, slots);
-        let resume = self.find(case, "resume").filter(|(value, _)| !value.is_null());
+        let resume = self
+            .find(case, "resume")
+            .filter(|(value, _)| !value.is_null());
         let resume = resume.and_then(|(value, at)| fields.text(value, &at));
         let mut flag = |key: &str, or: bool| match self.find(case, key) {
             Some((value, at)) => fields.boolean(value, &at).unwrap_or(or),
@@ -261,7 +267,10 @@ impl TestFile {
         };
         let Some((value, at)) = self.find(case, "role") else {
             if connector.has_source && connector.has_sink {
-                fields.wrong(case, "\"role\" is missing: this connector is a source and a sink");
+                fields.wrong(
+                    case,
+                    "\"role\" is missing: this connector is a source and a sink",
+                );
                 return None;
             }
             return Some(connector.has_source);
@@ -295,7 +304,10 @@ impl TestFile {
             }
         }
         if !is_source && self.find(case, "write").is_none() {
-            fields.wrong(case, "\"write\" is missing: the messages that the sink gets");
+            fields.wrong(
+                case,
+                "\"write\" is missing: the messages that the sink gets",
+            );
         }
     }
 
@@ -345,12 +357,17 @@ impl TestFile {
                         true => "this connector needs no connection".to_owned(),
                         false => unknown("slot", name, &names),
                     };
-                    fields.errors.push(self.document.error_at_key(&at, sentence));
+                    fields
+                        .errors
+                        .push(self.document.error_at_key(&at, sentence));
                 }
                 Some((map, at))
             }
             Some((_, at)) => {
-                fields.wrong(&at, "\"connections\" must be a mapping: slot to what it gives");
+                fields.wrong(
+                    &at,
+                    "\"connections\" must be a mapping: slot to what it gives",
+                );
                 None
             }
             None => None,
@@ -377,14 +394,18 @@ impl TestFile {
 fn duration(fields: &mut Fields<'_>, value: &Value, at: &str) -> u64 {
     let found = match value {
         Value::Number(number) => number.as_u64(),
-        Value::String(text) => crate::config::duration(text)
-            .and_then(|time| u64::try_from(time.as_millis()).ok()),
+        Value::String(text) => {
+            crate::config::duration(text).and_then(|time| u64::try_from(time.as_millis()).ok())
+        }
         _ => None,
     };
     match found.filter(|found| (1..=LONGEST_MS).contains(found)) {
         Some(found) => found,
         None => {
-            fields.wrong(at, "\"timeout\" must be milliseconds or text like \"5s\", 10m at most");
+            fields.wrong(
+                at,
+                "\"timeout\" must be milliseconds or text like \"5s\", 10m at most",
+            );
             TIMEOUT_MS
         }
     }
@@ -456,7 +477,10 @@ fn publishes(fields: &mut Fields<'_>, value: &Value, at: &str) -> Vec<Published>
             continue;
         }
         if item.is_string() {
-            fields.wrong(&at, "an answer to publishing is ok, { reject: [...] } or { error: ... }");
+            fields.wrong(
+                &at,
+                "an answer to publishing is ok, { reject: [...] } or { error: ... }",
+            );
             continue;
         }
         let Some(map) = fields.mapping(item, &at, &["reject", "error"]) else {
@@ -508,9 +532,9 @@ fn answers<T>(
             fields.text(value, &pointer_to(&at, key))
         };
         let (method, path, statement) = (word("method"), word("path"), word("statement"));
-        let repeat = map.get("repeat").is_some_and(|value| {
-            fields.boolean(value, &pointer_to(&at, "repeat")) == Some(true)
-        });
+        let repeat = map
+            .get("repeat")
+            .is_some_and(|value| fields.boolean(value, &pointer_to(&at, "repeat")) == Some(true));
         let answer = match fields.error_under(map, &at) {
             Some(error) => Err(error),
             None => match read(fields, map, &at) {
@@ -574,7 +598,10 @@ fn sql_answer(fields: &mut Fields<'_>, map: &Map<String, Value>, at: &str) -> Op
             }
             if values.len() != columns.len() {
                 let (found, wanted) = (values.len(), columns.len());
-                fields.wrong(&at, format!("this row has {found} values for {wanted} columns"));
+                fields.wrong(
+                    &at,
+                    format!("this row has {found} values for {wanted} columns"),
+                );
                 return None;
             }
             rows.push(values);

@@ -82,7 +82,9 @@ impl Case {
         let connections: Vec<Arc<Scripted>> = self
             .connections
             .iter()
-            .map(|(slot, interface, script)| Scripted::new(slot, *interface, script.clone(), &record))
+            .map(|(slot, interface, script)| {
+                Scripted::new(slot, *interface, script.clone(), &record)
+            })
             .collect();
         let grants: Arc<[Grant]> = connections.iter().map(Scripted::grant).collect();
         let ends = Instant::now() + self.timeout;
@@ -122,9 +124,9 @@ impl Case {
             }
             if connection.unused() > 0 {
                 let (slot, unused) = (connection.slot(), connection.unused());
-                outcome
-                    .notes
-                    .push(format!("connection {slot}: {unused} of its answers were not used"));
+                outcome.notes.push(format!(
+                    "connection {slot}: {unused} of its answers were not used"
+                ));
             }
         }
         outcome

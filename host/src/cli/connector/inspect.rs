@@ -6,15 +6,15 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use super::folder::Folder;
-use super::{BAD_CONFIG, output};
+use crate::cli::folder::Folder;
+use crate::cli::{BAD_CONFIG, output};
 use crate::error::chain;
 use crate::host::{Host, InspectError};
 use crate::progress;
 use crate::snapshot::Inspection;
 
 #[derive(Args, Debug)]
-pub(super) struct Arguments {
+pub(in crate::cli) struct Arguments {
     /// The component
     #[arg(value_name = "FILE.wasm")]
     file: PathBuf,
