@@ -381,7 +381,11 @@ pub enum InspectError {
     Load(#[source] LoadError),
 }
 
-fn runtime(data_dir: &Path) -> Result<Runtime, crate::runtime::RuntimeError> {
+/// A runtime that keeps compiled code below this folder and compiles in a child of this program.
+///
+/// # Errors
+/// The folder cannot be used, or the machine cannot run WebAssembly.
+pub fn runtime(data_dir: &Path) -> Result<Runtime, crate::runtime::RuntimeError> {
     let own = std::env::current_exe()
         .map_or_else(|_| OsString::from("windlass"), PathBuf::into_os_string);
     Runtime::new(RuntimeConfig {

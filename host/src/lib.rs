@@ -13,6 +13,7 @@
 //! | [`runtime`] | wasm: compiled code, instances, limits |
 //! | [`interfaces`] | the host's side of `wit/`, one file per interface |
 //! | [`connections`] | connection types, pool, supervisor; knows nothing of wasm, rules, REST |
+//! | [`harness`] | one connector alone, over scripted connections: tests and checks for authors |
 //! | [`store`] | definitions, progress, dead letters, in SQLite |
 //! | [`connectors`] | the connectors embedded in the binary |
 //! | [`kit`] | what authors of connectors need, embedded too: the contract, templates, helpers |
@@ -28,6 +29,7 @@ pub mod config;
 pub mod connections;
 pub mod connectors;
 pub mod error;
+pub mod harness;
 pub mod host;
 pub mod interfaces;
 pub mod kit;

@@ -9,6 +9,7 @@ mod dead_letters;
 mod dead_sink;
 mod delivery;
 mod guests;
+mod harness;
 mod host_killed;
 mod push;
 mod languages;

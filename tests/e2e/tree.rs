@@ -23,6 +23,18 @@ const MATRIX: &[(&str, &[&str])] = &[
         &["connections", "error", "interfaces", "message", "progress"],
     ),
     (
+        "harness",
+        &[
+            "config",
+            "connections",
+            "error",
+            "interfaces",
+            "message",
+            "progress",
+            "runtime",
+        ],
+    ),
+    (
         "rules",
         &[
             "config",
@@ -68,7 +80,16 @@ const MATRIX: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "config", "error", "host", "kit", "progress", "runtime", "snapshot", "store",
+            "config",
+            "connectors",
+            "error",
+            "harness",
+            "host",
+            "kit",
+            "progress",
+            "runtime",
+            "snapshot",
+            "store",
         ],
     ),
     ("main", &["cli"]),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+mod document;
 mod merge;
 mod names;
 mod node;
@@ -24,8 +25,10 @@ mod tests;
 mod variables;
 mod yaml;
 
+pub use document::Document;
 pub use names::{nearest, unknown, validate_id};
 pub use place::{ManifestError, Place, pointer_to};
+pub use reader::duration_of as duration;
 pub use rule::{ActionDef, Overflow, RestartStrategy, RuleDef, RuleOptions};
 pub use variables::Lookup;
 

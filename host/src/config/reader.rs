@@ -315,7 +315,7 @@ fn bytes_of(text: &str) -> Option<u64> {
 }
 
 /// Go's notation without a sign: numbers with a unit each, `1h2m3.5s`.
-pub(super) fn duration_of(text: &str) -> Option<Duration> {
+pub fn duration_of(text: &str) -> Option<Duration> {
     /// About 292 years, as in Go.
     const LONGEST: f64 = 9.2e9;
     let mut rest = text.trim();

@@ -44,6 +44,18 @@ pub struct Connector {
     pub(super) linked: Arc<Linked>,
 }
 
+impl Connector {
+    /// The package and version of the contract that this host speaks.
+    pub const CONTRACT: &str = "windlass:connector@0.1.0";
+
+    /// The schema of one role, `source` or `sink`: a connector with two keeps them under `$defs`.
+    #[must_use]
+    pub fn config_schema(&self, role: &str) -> &Value {
+        let whole = &self.descriptor.config_schema;
+        whole.pointer(&format!("/$defs/{role}")).unwrap_or(whole)
+    }
+}
+
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connector")

@@ -118,10 +118,20 @@ impl source::Guest for Misbehaving {
                 return Ok(delivery(kept, None));
             }
         }
-        let batch = STATE.with_borrow(|state| match &state.subscription {
+        if deed == "busy" {
+            return Ok(delivery(Batch::from_texts(&[]), None));
+        }
+        let received = STATE.with_borrow(|state| match &state.subscription {
             Some(subscription) => subscription.receive(100, None),
             None => Err(error(Kind::Misconfigured, "closed")),
-        })?;
+        });
+        if deed == "blur" {
+            // Whatever went wrong, it is called something else.
+            return received
+                .map(|batch| delivery(batch, None))
+                .map_err(|_| error(Kind::Permanent, "blurred"));
+        }
+        let batch = received?;
         match deed.as_str() {
             "" => {}
             "keep" => {
@@ -145,6 +155,25 @@ impl source::Guest for Misbehaving {
                 })?;
             },
             "idle" => return Ok(source::Outcome::Idle(30)),
+            "number" => {
+                // Counts in the instance, where no successor finds it.
+                let number = LEAKED.get() + 1;
+                LEAKED.set(number);
+                let texts = vec![number.to_string(); batch.len() as usize];
+                return Ok(delivery(Batch::from_texts(&texts), None));
+            }
+            "lose" => {
+                // What it finds when it is opened again, it throws away.
+                let again = STATE.with_borrow_mut(|state| std::mem::take(&mut state.reads) > 0);
+                if again {
+                    return Ok(source::Outcome::Idle(1));
+                }
+                return Ok(delivery(batch, Some("1".to_owned())));
+            }
+            "parse" => {
+                let texts = batch.texts();
+                assert!(texts.iter().all(Option::is_some), "not a text");
+            }
             "finish" => return Ok(source::Outcome::Finished),
             other => deeds::run(other)?,
         }
@@ -203,6 +232,36 @@ impl sink::Guest for Misbehaving {
                     .flatten()
                     .any(|text| text == "poison");
                 assert!(!poisoned, "cannot parse this");
+            }
+            Some("never-again") => {
+                let before = LEAKED.get();
+                LEAKED.set(before + 1);
+                if before > 0 {
+                    return Err(error(Kind::Permanent, "there already"));
+                }
+            }
+            Some("not-empty") => assert!(messages.len() > 0, "nothing in it"),
+            Some("collect") => {
+                // Half of what it gets is kept for the next write.
+                let texts: Vec<String> = messages.texts().into_iter().flatten().collect();
+                let number = LEAKED.get() + texts.len();
+                LEAKED.set(number);
+                let sums = Batch::from_texts(&[number.to_string()]);
+                return STATE
+                    .with_borrow(|state| client(state)?.publish(&sums, &publish_options()));
+            }
+            Some("keep") => KEPT.with_borrow_mut(|kept| -> Result<(), Error> {
+                for _ in 0..8 {
+                    kept.push(messages.select(&[])?);
+                }
+                Ok(())
+            })?,
+            Some("blur") => {
+                return STATE.with_borrow(|state| {
+                    client(state)?
+                        .publish(&messages, &publish_options())
+                        .map_err(|_| error(Kind::Permanent, "blurred"))
+                });
             }
             Some("publish-each") => {
                 let all = messages.len();

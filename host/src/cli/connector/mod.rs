@@ -9,10 +9,12 @@ use clap::Subcommand;
 use super::{BAD_CONFIG, FAILED, folder, output, session};
 
 mod build;
+mod check;
 mod inspect;
 mod language;
 mod new;
 mod run;
+mod test;
 mod tools;
 
 #[derive(Debug, Subcommand)]
@@ -23,6 +25,10 @@ pub(super) enum Command {
     Build(build::Arguments),
     /// What a connector's file says of itself: roles, connections it needs, configuration
     Inspect(inspect::Arguments),
+    /// Try whether a connector keeps what every connector promises
+    Check(check::Arguments),
+    /// Run *.test.yaml: what the connections give, what must come out
+    Test(test::Arguments),
     /// One connector alone, on real connections: a source prints lines, a sink reads them
     Run(run::Arguments),
     /// The tools that building needs in each language: which are there, how to get the others
@@ -41,6 +47,8 @@ pub(super) async fn main(command: Command) -> anyhow::Result<ExitCode> {
         Command::New(arguments) => new::new(&arguments),
         Command::Build(arguments) => build::build(arguments).await,
         Command::Inspect(arguments) => inspect::inspect(arguments).await,
+        Command::Check(arguments) => check::check(arguments).await,
+        Command::Test(arguments) => test::test(arguments).await,
         Command::Run(arguments) => run::run(arguments).await,
         Command::Tools(arguments) => tools::tools(&arguments).await,
     }

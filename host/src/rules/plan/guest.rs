@@ -366,11 +366,7 @@ impl Planner<'_> {
 /// The schema of one role: a connector with two documents keeps them under `$defs`.
 #[must_use]
 pub fn schema(connector: &Connector, role: Role) -> Value {
-    let whole = &connector.descriptor.config_schema;
-    whole
-        .pointer(&format!("/$defs/{}", role.word()))
-        .unwrap_or(whole)
-        .clone()
+    connector.config_schema(role.word()).clone()
 }
 
 pub(super) fn schema_properties(schema: &Value) -> Vec<String> {
