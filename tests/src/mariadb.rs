@@ -160,6 +160,7 @@ impl MariaDb {
             .args([
                 "--innodb-buffer-pool-size=64M",
                 "--skip-name-resolve",
+                "--character-set-server=utf8mb4",
                 "--innodb-use-native-aio=0",
             ])
             .stdin(Stdio::null())

@@ -383,9 +383,8 @@ impl Lexer<'_> {
         self.at += 1;
         while self.at < self.text.len() {
             let byte = self.peek(0);
-            if byte == b'\\' && escapes {
-                self.at += 2;
-            } else if byte == end && self.peek(1) == end && end != b']' {
+            let doubled = byte == end && self.peek(1) == end && end != b']';
+            if doubled || (byte == b'\\' && escapes) {
                 self.at += 2;
             } else {
                 self.at += 1;
