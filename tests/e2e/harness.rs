@@ -183,7 +183,7 @@ fn a_source_is_tested_and_a_difference_has_its_path() {
     assert!(
         plain
             .out
-            .contains("case.test.yaml:24  another than expected"),
+            .contains("case.test.yaml:25  another than expected"),
         "{}",
         plain.out
     );
@@ -247,7 +247,7 @@ fn a_mistake_in_a_test_file_has_its_place_and_the_nearest_name() {
         (
             "kind: disconnected } } ] }",
             "kind: disconected } } ] }",
-            "16:56",
+            "16:58",
             "did you mean \"disconnected\"",
         ),
         (
@@ -266,7 +266,7 @@ fn a_mistake_in_a_test_file_has_its_place_and_the_nearest_name() {
         (
             "subject: out, text: b",
             "subject: out, text: 5",
-            "10:34",
+            "10:33",
             "put it in quotes",
         ),
         (
