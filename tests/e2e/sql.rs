@@ -400,7 +400,7 @@ fn a_table_that_is_missing_or_changes_its_columns_is_said_and_loses_nothing() {
     drop(from.sql(
         "CREATE TABLE late (id INTEGER PRIMARY KEY, a TEXT); INSERT INTO late VALUES (1, 'x')",
     ));
-    answers(START, "1\tx", || to.sql("SELECT id, a FROM t"));
+    answers(START, "1\tx", || to.run("SELECT id, a FROM t"));
     // A column more on one side: what it does not fit is kept with the reason, whole.
     drop(from.sql("ALTER TABLE late ADD COLUMN b TEXT; INSERT INTO late VALUES (2, 'y', 'new')"));
     let mut kept = Vec::new();
@@ -409,12 +409,12 @@ fn a_table_that_is_missing_or_changes_its_columns_is_said_and_loses_nothing() {
         !kept.is_empty()
     });
     assert!(kept[0].to_string().contains('b'), "{kept:?}");
-    assert_eq!(to.sql("SELECT count(*) FROM t"), "1");
+    assert_eq!(to.run("SELECT count(*) FROM t"), "1");
     // On both sides: what was kept can be sent again, and new rows pass.
     drop(to.run("ALTER TABLE t ADD COLUMN b TEXT"));
     drop(from.sql("INSERT INTO late VALUES (3, 'z', 'newer')"));
     answers(SOON, "1\tx\t\n3\tz\tnewer", || {
-        to.sql("SELECT id, a, b FROM t ORDER BY id")
+        to.run("SELECT id, a, b FROM t ORDER BY id")
     });
     let data = windlass.data().display().to_string();
     let id = kept[0]["id"]
@@ -425,12 +425,12 @@ fn a_table_that_is_missing_or_changes_its_columns_is_said_and_loses_nothing() {
         Some(0)
     );
     answers(SOON, "2\ty\tnew", || {
-        to.sql("SELECT id, a, b FROM t WHERE id = 2")
+        to.run("SELECT id, a, b FROM t WHERE id = 2")
     });
     // A column less.
     drop(from.sql("ALTER TABLE late DROP COLUMN a; INSERT INTO late VALUES (4, 'last')"));
     answers(SOON, "4\t\tlast", || {
-        to.sql("SELECT id, a, b FROM t WHERE id = 4")
+        to.run("SELECT id, a, b FROM t WHERE id = 4")
     });
 }
 
