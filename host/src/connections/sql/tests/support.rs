@@ -43,6 +43,7 @@ fn context(base: &Path) -> Context {
         traffic: Arc::<Traffic>::default(),
         refused: Arc::new(Nothing),
         limits: Limits::default(),
+        port: crate::connections::dataport::DataPort::default(),
     }
 }
 
