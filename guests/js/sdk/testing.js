@@ -24,6 +24,11 @@ export class Batch {
     return new Batch(texts.map((text) => ({ payload: utf8Encode(text) })));
   }
 
+  static fromColumns({ payloads, ends, subjects, subjectOf }) {
+    const batch = new Batch(Array.from(ends, (end, at) => ({ payload: payloads.subarray(at === 0 ? 0 : ends[at - 1], end) })));
+    return subjects.length === 0 ? batch : batch.withSubjects(subjects, subjectOf);
+  }
+
   len() {
     return this.#messages.length;
   }

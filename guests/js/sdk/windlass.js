@@ -190,6 +190,15 @@ export function messagesOf(texts, subjects = undefined) {
   return call(() => batch.withSubjects([...places.keys()], of));
 }
 
+/** A batch of records, each `{ payload, subject, headers }`, as `batch.messages()` gives them. */
+export const messagesOfRecords = (records) => {
+  const { Batch } = bound().types;
+  return new Batch(records);
+};
+
+/** A batch of columns, as `batch.columns()` gives them. */
+export const messagesOfColumns = (columns) => call(() => bound().types.Batch.fromColumns(columns));
+
 /** The messages at these places. */
 export const select = (batch, indices) => call(() => batch.select(Uint32Array.from(indices)));
 
