@@ -1,5 +1,5 @@
-//! One connector alone, without rules, pool or store: what `windlass connector test`, `check` and
-//! `run` stand on.
+//! One connector alone, without rules, pool or store: what `windlass connector test`, `check`,
+//! `bench` and `run` stand on.
 //!
 //! | file | what it is for |
 //! |---|---|
@@ -8,11 +8,15 @@
 //! | [`scripted`] | connections that answer as they are told and keep a record |
 //! | [`testfile`] | `*.test.yaml`: cases, their run, the differences |
 //! | [`check`] | the conformance suite |
+//! | [`feeder`] | connections that never run dry and keep nothing |
+//! | [`bench`] | what messages, calls and instances cost; whether memory stays flat |
 //!
 //! Sees connections through their traits alone; prints nothing.
 
 pub mod alone;
+pub mod bench;
 pub mod check;
+pub mod feeder;
 pub mod properties;
 pub mod scripted;
 pub mod testfile;

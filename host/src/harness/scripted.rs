@@ -274,7 +274,7 @@ fn matches(filter: &str, subject: &str) -> bool {
 }
 
 /// A subject that a filter lets pass.
-fn subject_of(filter: &str) -> String {
+pub(super) fn subject_of(filter: &str) -> String {
     let levels: Vec<&str> = plain(filter)
         .split('/')
         .map(|level| match level {

@@ -135,7 +135,7 @@ pub(super) async fn check(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// The configuration that was given: JSON, or a file.
-fn config(given: Option<&str>) -> Result<Option<Map<String, Value>>, String> {
+pub(super) fn config(given: Option<&str>) -> Result<Option<Map<String, Value>>, String> {
     let Some(given) = given else {
         return Ok(None);
     };

@@ -8,6 +8,7 @@ use clap::Subcommand;
 
 use super::{BAD_CONFIG, FAILED, folder, output, session};
 
+mod bench;
 mod build;
 mod check;
 mod inspect;
@@ -27,6 +28,8 @@ pub(super) enum Command {
     Inspect(inspect::Arguments),
     /// Try whether a connector keeps what every connector promises
     Check(check::Arguments),
+    /// What a connector costs: time per message, memory, compiling; or whether its memory stays flat
+    Bench(bench::Arguments),
     /// Run *.test.yaml: what the connections give, what must come out
     Test(test::Arguments),
     /// One connector alone, on real connections: a source prints lines, a sink reads them
@@ -48,6 +51,7 @@ pub(super) async fn main(command: Command) -> anyhow::Result<ExitCode> {
         Command::Build(arguments) => build::build(arguments).await,
         Command::Inspect(arguments) => inspect::inspect(arguments).await,
         Command::Check(arguments) => check::check(arguments).await,
+        Command::Bench(arguments) => bench::bench(arguments).await,
         Command::Test(arguments) => test::test(arguments).await,
         Command::Run(arguments) => run::run(arguments).await,
         Command::Tools(arguments) => tools::tools(&arguments).await,
