@@ -12,6 +12,7 @@ mod guests;
 mod harness;
 mod host_killed;
 mod languages;
+mod price;
 mod push;
 mod settings;
 mod sql;

@@ -4,6 +4,7 @@
 
 mod cost;
 mod flood;
+mod languages;
 mod table;
 
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ use self::table::Row;
 #[command(max_term_width = 100)]
 struct Arguments {
     /// Which rows: qos0, qos1, latency, memory, connections, rules, many, start, down, return, size,
-    /// guest; bridge for the yardstick alone. All of them (without bridge) unless named
+    /// guest, languages; bridge for the yardstick alone. All of them (without bridge) unless named
     rows: Vec<String>,
     /// Of so many measurements the median counts
     #[arg(long, default_value_t = 3)]
@@ -38,6 +39,7 @@ const ROWS: &[(&str, Measure)] = &[
     ("qos1", |rounds| flood::flood(1, rounds)),
     ("latency", flood::latency),
     ("guest", |_| cost::guest()),
+    ("languages", |_| languages::languages()),
     ("memory", |_| cost::memory()),
     ("connections", |_| cost::connections()),
     ("rules", |_| cost::rules()),
