@@ -26,7 +26,8 @@ class Meta:
 
 
 class _Role:
-    """One of the two roles: the author's object, made by `open`."""
+    """One of the two roles: the author's object, made by `open`. It belongs to the class: with both roles in
+    one component, `open` and `read` may be called on two objects of it."""
 
     author = None
 
@@ -36,7 +37,7 @@ class _Role:
             author.open(windlass.parse_config(config), *rest)
         except windlass.Failure as failure:
             raise Err(windlass._record(failure)) from None
-        self.author = author
+        type(self).author = author
 
     def _opened(self):
         if self.author is None:
@@ -44,7 +45,7 @@ class _Role:
         return self.author
 
     def close(self):
-        author, self.author = self.author, None
+        author, type(self).author = self.author, None
         if author is not None:
             author.close()
 
