@@ -376,6 +376,7 @@ export default connector({ name: "bad", version: "0.1.0", description: "Fails.",
         .rule("in_js", "SELECT * FROM demo", action("bad_js"))
         .rule("from_js", "SELECT * FROM broken", json!([{ "nop": {} }]));
     let windlass = Windlass::start(&manifest);
+    windlass.wait_rule("in_python", "running", START);
     let cases = [
         (
             "in_python",

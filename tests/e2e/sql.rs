@@ -130,12 +130,12 @@ fn answers(limit: Duration, wanted: &str, ask: impl Fn() -> String) {
 fn rows_of_one_sqlite_file_arrive_in_another_as_they_are_and_later_ones_after_a_restart() {
     let _machine = shared();
     let from = Lite::new(
-        "CREATE TABLE t (id INTEGER PRIMARY KEY, big INTEGER, real REAL, text TEXT, nothing TEXT);
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, big INTEGER, real REAL, text TEXT, void TEXT);
          INSERT INTO t VALUES (1, 9223372036854775807, 0.1, 'it''s \"ö\" €', NULL),
                               (2, -9223372036854775808, -2.5e300, '', 'x'), (3, 0, 1.0, char(9731), NULL);",
     );
     let to = Lite::new(
-        "CREATE TABLE t (id INTEGER PRIMARY KEY, big INTEGER, real REAL, text TEXT, nothing TEXT);",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, big INTEGER, real REAL, text TEXT, void TEXT);",
     );
     let manifest = copy(
         &from.url(),
@@ -143,7 +143,7 @@ fn rows_of_one_sqlite_file_arrive_in_another_as_they_are_and_later_ones_after_a_
         &to.url(),
         json!({ "table": "main.t" }),
     );
-    let all = "SELECT id, big, real, quote(text), quote(nothing), typeof(real) FROM t ORDER BY id";
+    let all = "SELECT id, big, real, quote(text), quote(void), typeof(real) FROM t ORDER BY id";
     let mut windlass = Windlass::start(&manifest);
     answers(START, &from.run(all), || to.run(all));
     // A plain insert: a row read twice would fail on its key, and stand in the dead letters.

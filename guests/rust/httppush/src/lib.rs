@@ -77,6 +77,9 @@ mod tests {
         assert!(options(&plain).extra.is_empty());
         assert_eq!(plain.buffer_length, 1024);
         let put: SourceConfig = from_json(r#"{"datasource":"/a","method":"PUT"}"#).unwrap();
-        assert_eq!(options(&put).extra, [("method".to_owned(), "PUT".to_owned())]);
+        assert_eq!(
+            options(&put).extra,
+            [("method".to_owned(), "PUT".to_owned())]
+        );
     }
 }

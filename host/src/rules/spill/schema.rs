@@ -71,7 +71,9 @@ pub fn properties() -> Map<String, Value> {
         }),
     );
     let mut paged = whole("Changes nothing: messages are not kept in pages here.", 1);
-    paged["deprecated"] = true.into();
+    if let Some(object) = paged.as_object_mut() {
+        object.insert("deprecated".to_owned(), true.into());
+    }
     add("bufferPageSize", paged);
     for name in [
         "resendAlterQueue",

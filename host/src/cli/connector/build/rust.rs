@@ -74,7 +74,7 @@ fn component(messages: &str) -> Option<PathBuf> {
                 .find(|file| file.ends_with(".wasm"))?;
             Some(PathBuf::from(file))
         })
-        .last()
+        .next_back()
 }
 
 #[cfg(test)]
