@@ -16,7 +16,12 @@ function guarded(work) {
   try {
     return work();
   } catch (error) {
-    throw error instanceof Failure ? toRecord(error) : error;
+    if (error instanceof Failure) throw toRecord(error);
+    // What is shown of an exception is its message and its stack, without its kind.
+    if (error instanceof Error && !error.message.startsWith(error.name)) {
+      error.message = `${error.name}: ${error.message}`;
+    }
+    throw error;
   }
 }
 
