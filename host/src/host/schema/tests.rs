@@ -74,6 +74,17 @@ fn parsed(text: &str) -> Option<Value> {
     document(&source, &|name| Some(format!("${{{name}}}"))).ok()
 }
 
+/// The host itself finds no mistake in it.
+fn taken(text: &str) -> bool {
+    let source = Source {
+        name: "m".into(),
+        text: text.into(),
+        base: PathBuf::new(),
+    };
+    let (_, errors) = Manifest::parse(&[source], &|name| Some(format!("${{{name}}}")));
+    errors.is_empty()
+}
+
 fn mistakes(manifest: &Value) -> Vec<String> {
     let validator = jsonschema::validator_for(bundled()).unwrap();
     validator
@@ -123,6 +134,11 @@ fn manifests_of_the_tree() -> Vec<(String, String)> {
 fn the_schema_is_one_and_takes_every_manifest_of_this_tree() {
     assert!(jsonschema::meta::is_valid(bundled()));
     let manifests = manifests_of_the_tree();
+    let manifests: Vec<_> = manifests
+        .into_iter()
+        // Some tests have manifests with mistakes on purpose.
+        .filter(|(_, text)| taken(text))
+        .collect();
     assert!(manifests.len() >= 2, "the demo's and the tests' own");
     for (name, text) in manifests {
         let manifest = parsed(&text).unwrap_or_else(|| panic!("{name} is no YAML:\n{text}"));
