@@ -9,7 +9,7 @@
 //! | [`testfile`] | `*.test.yaml`: cases, their run, the differences |
 //! | [`check`] | the conformance suite |
 //! | [`feeder`] | connections that never run dry and keep nothing |
-//! | [`bench`] | what messages, calls and instances cost; whether memory stays flat |
+//! | [`mod@bench`] | what messages, calls and instances cost; whether memory stays flat |
 //!
 //! Sees connections through their traits alone; prints nothing.
 

@@ -29,7 +29,7 @@ pub(in crate::cli) struct Arguments {
     /// The connector's folder
     #[arg(value_name = "DIR", default_value = ".")]
     folder: PathBuf,
-    /// Where the component goes; DIR/build/<name of the folder>.wasm unless told
+    /// Where the component goes; DIR/build/FOLDER.wasm unless told, by the folder's name
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// One JSON object on stdout
