@@ -10,7 +10,6 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
 
 use super::{FAILED, folder, output};
 use crate::store::{DeadLetter, KeptLetter, LetterFilter, Store};
@@ -144,11 +143,11 @@ pub(super) async fn main(command: Command) -> anyhow::Result<ExitCode> {
 async fn ls(arguments: List) -> anyhow::Result<ExitCode> {
     let store = open(&arguments.common.data).await?;
     let found = select(&store, &arguments.filter, arguments.limit).await?;
-    for (id, letter) in &found {
+    for kept in &found {
         if arguments.common.json {
-            output::say_json(&as_json(*id, letter))?;
+            output::say_json(&kept.to_json())?;
         } else {
-            output::say(&as_line(*id, letter))?;
+            output::say(&as_line(kept.id, &kept.letter))?;
         }
     }
     if !arguments.common.json {
@@ -162,7 +161,7 @@ async fn show(arguments: Show) -> anyhow::Result<ExitCode> {
     let store = open(&arguments.common.data).await?;
     let mut code = ExitCode::SUCCESS;
     for id in arguments.ids {
-        let Some(KeptLetter { letter, .. }) = store
+        let Some(kept) = store
             .letter(TENANT, id)
             .await
             .context("the dead letters cannot be read")?
@@ -173,12 +172,12 @@ async fn show(arguments: Show) -> anyhow::Result<ExitCode> {
         };
         if arguments.payload {
             let mut out = std::io::stdout().lock();
-            out.write_all(&letter.message.payload)?;
+            out.write_all(&kept.letter.message.payload)?;
             out.flush()?;
         } else if arguments.common.json {
-            output::say_json(&as_json(id, &letter))?;
+            output::say_json(&kept.to_json())?;
         } else {
-            output::say(&as_text(id, &letter))?;
+            output::say(&as_text(id, &kept.letter))?;
         }
     }
     store.close().await;
@@ -204,7 +203,7 @@ async fn change(chosen: Chosen, change: Change) -> anyhow::Result<ExitCode> {
         select(&store, &chosen.filter, usize::MAX)
             .await?
             .into_iter()
-            .map(|(id, _)| id)
+            .map(|kept| kept.id)
             .collect()
     } else {
         let mut there = Vec::new();
@@ -266,7 +265,7 @@ async fn select(
     store: &Store,
     filter: &Filter,
     limit: usize,
-) -> anyhow::Result<Vec<(i64, DeadLetter)>> {
+) -> anyhow::Result<Vec<KeptLetter>> {
     let mut found = Vec::new();
     let mut wanted = LetterFilter {
         tenant: TENANT.to_owned(),
@@ -281,44 +280,10 @@ async fn select(
             .context("the dead letters cannot be read")?;
         let Some(last) = page.last() else { break };
         wanted.after = Some(last.id);
-        let letters = page.into_iter().map(|kept| (kept.id, kept.letter));
-        found.extend(letters.filter(|(_, letter)| filter.takes(letter)));
+        found.extend(page.into_iter().filter(|kept| filter.takes(&kept.letter)));
     }
     found.truncate(limit);
     Ok(found)
-}
-
-/// All that is known. The payload as text where it is text, else in base64.
-fn as_json(id: i64, letter: &DeadLetter) -> Value {
-    let message = &letter.message;
-    let headers: Vec<_> = message
-        .headers
-        .pairs()
-        .iter()
-        .map(|(name, value)| json!([name, value]))
-        .collect();
-    let mut value = json!({
-        "id": id,
-        "atMs": letter.at_ms,
-        "rule": letter.rule,
-        "action": letter.action,
-        "stream": letter.stream,
-        "kind": letter.kind,
-        "code": letter.code,
-        "reason": letter.reason,
-        "attempts": letter.attempts,
-        "subject": &*message.subject,
-        "headers": headers,
-        "bytes": message.payload.len(),
-    });
-    let (name, payload) = match std::str::from_utf8(&message.payload) {
-        Ok(text) => ("payload", text.to_owned()),
-        Err(_) => ("payloadBase64", BASE64.encode(&message.payload)),
-    };
-    if let Some(fields) = value.as_object_mut() {
-        fields.insert(name.to_owned(), payload.into());
-    }
-    value
 }
 
 /// One line of a list.
@@ -401,8 +366,11 @@ fn when(at_ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::message::{Headers, Message};
+    use crate::store::LetterState;
 
     fn letter(rule: &str, reason: &str, payload: &'static [u8]) -> DeadLetter {
         DeadLetter {
@@ -440,14 +408,20 @@ mod tests {
 
     #[test]
     fn a_payload_is_text_where_it_is_text_and_base64_where_it_is_not() {
-        let value = as_json(7, &letter("hot", "no", b"broken one"));
+        let kept = |payload: &'static [u8]| KeptLetter {
+            id: 7,
+            state: LetterState::Kept,
+            payload_bytes: payload.len() as u64,
+            letter: letter("hot", "no", payload),
+        };
+        let value = kept(b"broken one").to_json();
         assert_eq!(
             (&value["id"], &value["payload"]),
             (&json!(7), &json!("broken one"))
         );
         assert_eq!(value["subject"], "in/1");
         assert_eq!(value["headers"], json!([["k", "v"]]));
-        let value = as_json(7, &letter("hot", "no", b"\xff\x00"));
+        let value = kept(b"\xff\x00").to_json();
         assert_eq!(
             (&value["payloadBase64"], &value["bytes"]),
             (&json!("/wA="), &json!(2))

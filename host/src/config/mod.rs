@@ -116,6 +116,12 @@ impl fmt::Debug for ConfKeyDef {
 #[derive(Clone, Debug, Default)]
 pub struct ConfKeys(Vec<ConfKeyDef>);
 
+impl FromIterator<ConfKeyDef> for ConfKeys {
+    fn from_iter<I: IntoIterator<Item = ConfKeyDef>>(defs: I) -> Self {
+        Self(defs.into_iter().collect())
+    }
+}
+
 impl ConfKeys {
     /// The properties of that name for that type. As in eKuiper, the type without regard to case.
     #[must_use]
@@ -321,6 +327,34 @@ impl Manifest {
         self.places
             .locate("")
             .unwrap_or_else(|| Place::whole(Arc::from("manifest")))
+    }
+}
+
+/// A rule that came as JSON and not in a manifest, through REST for one. Its pointers start at the
+/// rule itself; `id` is what it is called where it came from. Beside it, the warnings.
+///
+/// # Errors
+/// All mistakes; none has a place, all have their pointers.
+pub fn rule_of(
+    value: &Value,
+    id: Option<&str>,
+) -> Result<(RuleDef, Vec<ManifestError>), Vec<ManifestError>> {
+    let file: Arc<str> = Arc::from("rule");
+    let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+    let node = node::Node::of(value);
+    let at = reader::At {
+        node: &node,
+        key: None,
+        pointer: String::new(),
+    };
+    let mut reader = reader::Reader {
+        file: &file,
+        errors: &mut errors,
+        warnings: &mut warnings,
+    };
+    match rule::rule(&mut reader, &at, id) {
+        Some(def) if errors.is_empty() => Ok((def, warnings)),
+        _ => Err(errors),
     }
 }
 

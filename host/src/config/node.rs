@@ -37,6 +37,37 @@ pub(super) struct Entry {
 }
 
 impl Node {
+    /// A JSON value that came without a file: no place in it is known.
+    pub(super) fn of(value: &Value) -> Self {
+        const NOWHERE: Pos = Pos { line: 0, column: 0 };
+        let kind = match value {
+            Value::Null => Kind::Null,
+            Value::Bool(value) => Kind::Bool(*value),
+            Value::Number(value) => Kind::Number(value.clone()),
+            Value::String(value) => Kind::Text(value.clone()),
+            Value::Array(values) => Kind::List(values.iter().map(Self::of).collect()),
+            Value::Object(object) => {
+                let entry = |(key, value): (&String, &Value)| Entry {
+                    key: key.clone(),
+                    at: NOWHERE,
+                    node: Self::of(value),
+                };
+                Kind::Map(object.iter().map(entry).collect())
+            }
+        };
+        let below = match &kind {
+            Kind::List(nodes) => nodes.iter().map(|node| node.count).sum(),
+            Kind::Map(entries) => entries.iter().map(|entry| entry.node.count).sum(),
+            _ => 0,
+        };
+        Self {
+            at: NOWHERE,
+            kind,
+            text: Text::Opaque,
+            count: 1 + below,
+        }
+    }
+
     /// What it is, for a sentence. Never its value.
     pub(super) fn what(&self) -> &'static str {
         match &self.kind {

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use super::backoff::Backoff;
 use super::dataport::DataPort;
 use super::registry::Registry;
-use super::status::Status;
+use super::status::{Status, StatusChange};
 use super::{ConfigError, Interface, Limits, Memory, Properties, Refused, Traffic, secrets};
 
 mod check;
@@ -435,6 +435,42 @@ impl Pool {
     #[must_use]
     pub fn status(&self, tenant: &str, id: &str) -> Option<watch::Receiver<Status>> {
         self.find(tenant, id).map(|entry| entry.status.subscribe())
+    }
+
+    /// Changes of the status of every connection in the list, named or not, from now on. A listener
+    /// that falls behind is told so and asks for the present states.
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<StatusChange> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Id, type and interfaces of each named connection, by id.
+    #[must_use]
+    pub fn offers(&self, tenant: &str) -> Vec<(String, String, Vec<Interface>)> {
+        let table = self.shared.table.lock();
+        let named = table
+            .entries
+            .values()
+            .filter(|entry| *entry.tenant == *tenant && entry.named);
+        named
+            .map(|entry| {
+                let (_, typ, _) = entry.definition();
+                (
+                    entry.id.to_string(),
+                    typ.to_string(),
+                    interfaces(&*entry.present()),
+                )
+            })
+            .collect()
+    }
+
+    /// The properties of a named connection as they are stored, secrets and all: for the export that
+    /// an administrator asks for.
+    #[must_use]
+    pub fn stored(&self, tenant: &str, id: &str) -> Option<(String, Properties)> {
+        let entry = self.find(tenant, id).filter(|entry| entry.named)?;
+        let (_, typ, props) = entry.definition();
+        Some((typ.to_string(), props))
     }
 
     /// The types that connections can have.

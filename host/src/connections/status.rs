@@ -1,11 +1,11 @@
 //! What is known of a connection's link, and the one place where it changes. REST, metrics, rules
 //! and events read it from a watch channel; reading never touches the network.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use super::Connection;
 use super::secrets::Scrubber;
@@ -140,11 +140,33 @@ pub(super) enum Event<'a> {
     Closed,
 }
 
+/// A status or its reason has changed, told to whoever listens to all connections at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusChange {
+    /// Whose connection.
+    pub tenant: Arc<str>,
+    /// Which one.
+    pub id: Arc<str>,
+    /// `connected`, `connecting` or `disconnected`.
+    pub status: &'static str,
+    /// Why it is not up.
+    pub err: Option<String>,
+}
+
+/// Where changes of one listed connection are told.
+#[derive(Debug)]
+struct Feed {
+    tenant: Arc<str>,
+    id: Arc<str>,
+    sender: broadcast::Sender<StatusChange>,
+}
+
 /// Publishes one connection's status. The only way to change it.
 #[derive(Debug)]
 pub(super) struct Publisher {
     name: Arc<str>,
     sender: watch::Sender<Status>,
+    feed: OnceLock<Feed>,
 }
 
 impl Publisher {
@@ -153,7 +175,40 @@ impl Publisher {
         Self {
             name,
             sender: watch::Sender::new(Status::default()),
+            feed: OnceLock::new(),
         }
+    }
+
+    /// From now on its changes are told there too, the present state first.
+    pub(super) fn tell(
+        &self,
+        tenant: &Arc<str>,
+        id: &Arc<str>,
+        sender: &broadcast::Sender<StatusChange>,
+    ) {
+        let feed = Feed {
+            tenant: Arc::clone(tenant),
+            id: Arc::clone(id),
+            sender: sender.clone(),
+        };
+        if self.feed.set(feed).is_ok() {
+            self.tell_now();
+        }
+    }
+
+    fn tell_now(&self) {
+        let Some(feed) = self.feed.get() else { return };
+        let change = {
+            let status = self.sender.borrow();
+            StatusChange {
+                tenant: Arc::clone(&feed.tenant),
+                id: Arc::clone(&feed.id),
+                status: status.word(),
+                err: status.err.clone(),
+            }
+        };
+        // Nobody may be listening.
+        drop(feed.sender.send(change));
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<Status> {
@@ -174,12 +229,18 @@ impl Publisher {
             .map(|warning| scrub.clean(warning))
             .collect();
         let mut before = State::Waiting;
+        let mut shows = false;
         self.sender.send_modify(|status| {
             before = status.state;
+            let shown = (status.word(), status.err.clone());
             apply(status, event, scrub, now_ms());
             status.peer = peer.or_else(|| status.peer.take());
             status.warnings = warnings;
+            shows = shown != (status.word(), status.err.clone());
         });
+        if shows {
+            self.tell_now();
+        }
         self.log(before);
     }
 

@@ -117,6 +117,15 @@ impl Subscriptions {
         }
     }
 
+    /// They go on to another source of the same connections: bounds and suspicions of the one before
+    /// do not count for it.
+    pub fn hand_over(&self) {
+        self.release();
+        self.closely.store(0, Ordering::Relaxed);
+        self.bound.store(usize::MAX, Ordering::Relaxed);
+        self.suspect.lock().take();
+    }
+
     /// A new instance is open: what it did not claim is not wanted any more.
     pub fn end_unclaimed(&self) {
         self.end_where(|kept| !kept.claimed);

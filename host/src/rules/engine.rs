@@ -23,7 +23,9 @@ use super::source::Source;
 use super::spill::SpillSet;
 use crate::config::RestartStrategy;
 use crate::connections::pool::{Lease, Pool, PoolError};
-use crate::runtime::{Grant, GuestConfig, GuestLimits, Runtime, SinkGuest, SourceGuest};
+use crate::runtime::{
+    Grant, GuestConfig, GuestLimits, KeptSubscriptions, Runtime, SinkGuest, SourceGuest,
+};
 use crate::store::Store;
 
 mod reading;
@@ -65,6 +67,22 @@ pub struct Engine {
     changes: broadcast::Sender<RuleChange>,
     /// Sources whose first `open` has not ended yet.
     opening: watch::Sender<usize>,
+}
+
+/// What a rule that was stopped leaves to the one that is started in its place.
+#[derive(Debug)]
+pub struct Before {
+    subscriptions: KeptSubscriptions,
+    plan: Arc<StreamPlan>,
+    /// Connections of the rule's own stay while these are held.
+    _slots: Slots,
+}
+
+impl Before {
+    /// The source of that stream would reach the same connections.
+    fn serves(&self, stream: &StreamPlan) -> bool {
+        self.plan.guest.slots == stream.guest.slots && self.plan.shared == stream.shared
+    }
 }
 
 /// Why a rule could not be started.
@@ -125,6 +143,21 @@ impl Engine {
     /// # Errors
     /// [`StartError`]; nothing is left behind.
     pub fn start(self: &Arc<Self>, plan: &RulePlan) -> Result<(), StartError> {
+        self.start_after(plan, None)
+    }
+
+    /// [`Engine::start`] in the place of a rule that was stopped for it: see
+    /// [`Engine::stop_for_another`].
+    ///
+    /// # Errors
+    /// As [`Engine::start`]; the old subscriptions have ended then.
+    pub fn start_after(
+        self: &Arc<Self>,
+        plan: &RulePlan,
+        before: Option<Before>,
+    ) -> Result<(), StartError> {
+        // Connections of the rule's own that are not the same any more must be gone first.
+        let before = before.filter(|before| before.serves(&plan.stream));
         let id = plan.def.id.clone();
         let _joining = self.joining.lock();
         if self.rules.lock().contains_key(&id) {
@@ -168,6 +201,7 @@ impl Engine {
             &id,
             &plan.stream,
             plan.def.options.restart_strategy.unwrap_or_default(),
+            before,
         )?;
         let rule = Arc::new(Rule {
             id: id.clone(),
@@ -295,6 +329,7 @@ impl Engine {
         rule: &str,
         plan: &Arc<StreamPlan>,
         restart: RestartStrategy,
+        before: Option<Before>,
     ) -> Result<Arc<RunningSource>, StartError> {
         let key = if plan.shared {
             format!("stream/{}", plan.name)
@@ -329,6 +364,9 @@ impl Engine {
             Arc::clone(&plan.guest.connector),
             config,
         );
+        if let Some(before) = before {
+            guest.take_over(before.subscriptions);
+        }
         let source = Source::new(plan.name.clone(), plan.format.clone());
         let running = Arc::new(RunningSource::new(
             source,
@@ -336,6 +374,7 @@ impl Engine {
             named,
             &guest,
             key.clone(),
+            plan,
         ));
         let checkpoints = Checkpoints {
             store: self.parts.store.clone(),
@@ -360,7 +399,9 @@ impl Engine {
                     tracing::warn!(stream = %this.source.stream, "not everything that was read is final; it will come again");
                 }
                 guest.close().await;
-                if this.gone.load(Ordering::Relaxed) {
+                if this.replaced.load(Ordering::Relaxed) {
+                    *this.left.lock() = Some(guest.keep());
+                } else if this.gone.load(Ordering::Relaxed) {
                     let untaken = guest.unsubscribe();
                     if untaken > 0 {
                         tracing::info!(stream = %this.source.stream, untaken, "messages came after the last read of a source that was stopped");
@@ -375,9 +416,45 @@ impl Engine {
     /// Stops a rule: it leaves its source, or the source stops with its last rule; its actions
     /// drain until `deadline`, and what is left goes to their disk queues.
     pub async fn stop(&self, id: &str, deadline: Instant) -> bool {
-        let Some(rule) = self.rules.lock().remove(id) else {
-            return false;
-        };
+        match self.rule(id) {
+            Some(rule) => {
+                self.end_rule(&rule, deadline).await;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Stops a rule that is started again at once, perhaps otherwise: the subscriptions of its source
+    /// stay, so that nothing is missed in between. None: it does not run, or its source goes on for
+    /// others.
+    pub async fn stop_for_another(&self, id: &str, deadline: Instant) -> Option<Before> {
+        let rule = self.rule(id)?;
+        rule.source.replaced.store(true, Ordering::Relaxed);
+        self.end_rule(&rule, deadline).await;
+        let subscriptions = rule.source.left.lock().take()?;
+        Some(Before {
+            subscriptions,
+            plan: Arc::clone(&rule.source.plan),
+            _slots: rule.source.slots.clone(),
+        })
+    }
+
+    /// A rule that was started and not stopped since.
+    #[must_use]
+    pub fn rule(&self, id: &str) -> Option<Arc<Rule>> {
+        self.rules.lock().get(id).cloned()
+    }
+
+    /// Whether other rules read the same source.
+    #[must_use]
+    pub fn is_shared(&self, rule: &Rule) -> bool {
+        !rule.source.source.is_alone(&rule.id)
+    }
+
+    async fn end_rule(&self, rule: &Arc<Rule>, deadline: Instant) {
+        let id = rule.id.as_str();
+        self.rules.lock().remove(id);
         rule.enter(RuleState::Stopping, &self.changes);
         let last = {
             let _joining = self.joining.lock();
@@ -414,9 +491,11 @@ impl Engine {
         if last {
             rule.source.gone.store(true, Ordering::Relaxed);
             rule.source.end(deadline).await;
+        } else {
+            // It was only meant for the last one.
+            rule.source.replaced.store(false, Ordering::Relaxed);
         }
         rule.enter(RuleState::Stopped, &self.changes);
-        true
     }
 
     /// Stops everything, in order: sources, actions, settlement.

@@ -103,6 +103,11 @@ impl Waker {
     }
 }
 
+/// The subscriptions of a source that has ended, for the one that comes in its place: what arrives
+/// meanwhile waits in them. Dropped, they end, and the other side sends again what nobody took.
+#[derive(Debug)]
+pub struct KeptSubscriptions(Arc<crate::interfaces::Subscriptions>);
+
 /// A source in use. Its methods belong on [`Runtime::handle`].
 pub struct SourceGuest {
     used: Use,
@@ -257,6 +262,18 @@ impl SourceGuest {
     /// how many messages that were. Not for a host that stops: there, drop this value.
     pub fn unsubscribe(&mut self) -> usize {
         self.used.subscriptions.end_all()
+    }
+
+    /// Its subscriptions, for the source that comes in its place. Close it first.
+    #[must_use]
+    pub fn keep(&self) -> KeptSubscriptions {
+        KeptSubscriptions(Arc::clone(&self.used.subscriptions))
+    }
+
+    /// Goes on with the subscriptions of another source on the same connections. Before `open`.
+    pub fn take_over(&mut self, kept: KeptSubscriptions) {
+        kept.0.hand_over();
+        self.used.subscriptions = kept.0;
     }
 
     /// From now on reads take one message each, for a while: they fail, and it has to be found out

@@ -4,6 +4,9 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection, SqlitePool};
 
@@ -71,6 +74,44 @@ pub struct KeptLetter {
     pub payload_bytes: u64,
     /// The letter. In a list the payload holds its first 256 bytes only.
     pub letter: DeadLetter,
+}
+
+impl KeptLetter {
+    /// All that is known, as JSON. The payload as text where it is text, else in base64.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let letter = &self.letter;
+        let message = &letter.message;
+        let headers: Vec<_> = message
+            .headers
+            .pairs()
+            .iter()
+            .map(|(name, value)| json!([name, value]))
+            .collect();
+        let mut value = json!({
+            "id": self.id,
+            "atMs": letter.at_ms,
+            "rule": letter.rule,
+            "action": letter.action,
+            "stream": letter.stream,
+            "kind": letter.kind,
+            "code": letter.code,
+            "reason": letter.reason,
+            "attempts": letter.attempts,
+            "state": self.state.as_str(),
+            "subject": &*message.subject,
+            "headers": headers,
+            "bytes": self.payload_bytes,
+        });
+        let (name, payload) = match std::str::from_utf8(&message.payload) {
+            Ok(text) => ("payload", text.to_owned()),
+            Err(_) => ("payloadBase64", BASE64.encode(&message.payload)),
+        };
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert(name.to_owned(), payload.into());
+        }
+        value
+    }
 }
 
 /// Which dead letters. `None`: any.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,7 @@ use super::entry::{Claims, Entry, Life, Made};
 use super::{PoolConfig, PoolError};
 use crate::connections::registry::AnyConnectionType;
 use crate::connections::secrets::Scrubber;
-use crate::connections::status::Event;
+use crate::connections::status::{Event, StatusChange};
 use crate::connections::supervisor::{DialGate, Supervisor};
 use crate::connections::{
     ConfigError, Connection, Context, Properties, SubscriptionGuard, Traffic,
@@ -26,6 +27,9 @@ const BOOT: Duration = Duration::from_secs(60);
 /// How long an anonymous connection with a persistent session waits for its source to subscribe.
 /// A sink never does: it must not wait longer than a publish does.
 const FIRST_TAKER: Duration = Duration::from_secs(2);
+
+/// Changes of status that a slow listener may be behind.
+const CHANGES: usize = 4096;
 
 /// Tenant and id.
 pub(super) type Key = (Arc<str>, Arc<str>);
@@ -38,6 +42,8 @@ pub(super) struct Shared {
     pub(super) boot: Boot,
     pub(super) stopped: CancellationToken,
     pub(super) bus: crate::connections::memory::Bus,
+    /// Changes of all that are listed.
+    pub(super) changes: broadcast::Sender<StatusChange>,
 }
 
 /// All connections, and those that are still closing.
@@ -110,6 +116,7 @@ impl Shared {
             },
             stopped: CancellationToken::new(),
             bus: crate::connections::memory::Bus::default(),
+            changes: broadcast::channel(CHANGES).0,
         }
     }
 
@@ -175,6 +182,7 @@ impl Shared {
         table.admit(&entry.tenant, None, &entry.claims())?;
         let first = table.before(&key, &entry.claims());
         table.entries.insert(key, Arc::clone(entry));
+        entry.status.tell(&entry.tenant, &entry.id, &self.changes);
         self.start(entry, first, Vec::new());
         Ok(())
     }

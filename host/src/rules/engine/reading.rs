@@ -17,7 +17,8 @@ use crate::rules::action::restart_delay;
 use crate::rules::letters::Checkpoints;
 use crate::rules::sink::Slots;
 use crate::rules::source::{End, Source};
-use crate::runtime::{GuestStats, SourceGuest, Waker};
+use crate::rules::plan::StreamPlan;
+use crate::runtime::{GuestStats, KeptSubscriptions, SourceGuest, Waker};
 
 /// A source that was started.
 #[derive(Debug)]
@@ -43,6 +44,11 @@ pub struct RunningSource {
     pub(super) finish: watch::Sender<Option<Instant>>,
     /// It will not come back: its subscriptions end. Not so when the host stops.
     pub(super) gone: AtomicBool,
+    /// Another will come in its place: its subscriptions are left there.
+    pub(super) replaced: AtomicBool,
+    pub(super) left: Mutex<Option<KeptSubscriptions>>,
+    /// How it was planned.
+    pub(super) plan: Arc<StreamPlan>,
     pub(super) tasks: TaskTracker,
 }
 
@@ -143,6 +149,7 @@ impl RunningSource {
         named: Vec<String>,
         guest: &SourceGuest,
         key: String,
+        plan: &Arc<StreamPlan>,
     ) -> Self {
         Self {
             source,
@@ -157,8 +164,17 @@ impl RunningSource {
             ended: watch::channel(false).0,
             finish: watch::channel(None).0,
             gone: AtomicBool::new(false),
+            replaced: AtomicBool::new(false),
+            left: Mutex::default(),
+            plan: Arc::clone(plan),
             tasks: TaskTracker::new(),
         }
+    }
+
+    /// Under which name its position is kept.
+    #[must_use]
+    pub fn key(&self) -> String {
+        self.key.clone()
     }
 
     /// Its guest's `open` has worked, and it has not failed since.

@@ -95,7 +95,7 @@ pub struct GuestPlan {
 }
 
 /// Which connection fills a slot.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct SlotPlan {
     /// The slot's name.
     pub slot: String,
@@ -104,7 +104,7 @@ pub struct SlotPlan {
 }
 
 /// How a connection comes to be.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub enum Reach {
     /// By its id in the pool.
     Named(String),
@@ -155,6 +155,44 @@ pub async fn plan(
     let mut plan = Plan::default();
     planner.streams(&mut plan).await;
     planner.rules(&mut plan).await;
+    (plan, planner.errors, planner.warnings)
+}
+
+/// Connectors that are loaded already, by name.
+pub type Loaded = HashMap<String, Arc<Connector>>;
+
+/// What a plan of a few definitions may refer to, where not all of them come from one manifest.
+#[derive(Debug, Default)]
+pub struct Around {
+    /// The interfaces of each named connection, by id. The manifest names their types.
+    pub offers: HashMap<String, Vec<Interface>>,
+    /// Connectors that need not be loaded again. What is loaded beside them is added.
+    pub loaded: Loaded,
+}
+
+/// Makes the plan of definitions that refer to connections of the pool. The manifest's connections
+/// are those that exist: they are not looked at again.
+pub async fn plan_around(
+    manifest: &Manifest,
+    around: &mut Around,
+    runtime: &Runtime,
+    pool: &Pool,
+    progress: &dyn Progress,
+) -> (Plan, Vec<ManifestError>, Vec<ManifestError>) {
+    let mut planner = Planner::new(manifest, runtime, pool, progress);
+    planner.offers = std::mem::take(&mut around.offers);
+    planner.connectors = std::mem::take(&mut around.loaded)
+        .into_iter()
+        .map(|(name, connector)| (name, Some(connector)))
+        .collect();
+    let mut plan = Plan::default();
+    planner.streams(&mut plan).await;
+    planner.rules(&mut plan).await;
+    around.loaded = planner
+        .connectors
+        .into_iter()
+        .filter_map(|(name, connector)| Some((name, connector?)))
+        .collect();
     (plan, planner.errors, planner.warnings)
 }
 

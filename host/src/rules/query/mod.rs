@@ -19,7 +19,7 @@ pub mod tokens;
 use bytes::Bytes;
 
 pub use self::rows::{Delimited, Failure, Format, Row, RowBatch};
-pub use self::stream::{Field, StreamStatement};
+pub use self::stream::{Field, FieldType, StreamStatement};
 pub use self::tokens::{SyntaxError, hint, nearest};
 
 use self::expr::{Context, Expr};

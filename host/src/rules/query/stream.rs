@@ -101,6 +101,8 @@ pub struct StreamStatement {
     /// Options that change nothing here, each with its place and the reason.
     pub warnings: Vec<SyntaxError>,
     type_place: Place,
+    /// From the text of EXTRA to what comes behind it.
+    extra_span: Option<(Place, Place)>,
 }
 
 /// Without `EXTRA`, which may hold secrets.
@@ -151,6 +153,7 @@ impl StreamStatement {
             temp: false,
             warnings: Vec::new(),
             type_place: tokens.place(),
+            extra_span: None,
         };
         tokens.expect_word("WITH")?;
         tokens.expect(&Token::LParen)?;
@@ -200,6 +203,22 @@ impl StreamStatement {
         Err(self.type_place.error(message))
     }
 
+    /// The text `sql` that this was read from, with another EXTRA: for showing it without its secrets.
+    #[must_use]
+    pub fn with_extra(&self, sql: &str, extra: &str) -> String {
+        let Some((start, end)) = self.extra_span else {
+            return sql.to_owned();
+        };
+        let (start, end) = (start.offset_in(sql), end.offset_in(sql));
+        let (before, behind) = (sql.get(..start), sql.get(end..));
+        let quoted = extra.replace('\\', "\\\\").replace('"', "\\\"");
+        format!(
+            "{}\"{quoted}\"{}",
+            before.unwrap_or_default(),
+            behind.unwrap_or_default()
+        )
+    }
+
     /// How its payloads are to be read.
     #[must_use]
     pub fn row_format(&self) -> Format {
@@ -232,6 +251,9 @@ impl StreamStatement {
                 }
             },
         };
+        if option == "EXTRA" {
+            self.extra_span = Some((at, tokens.place()));
+        }
         let flag = || match value.to_ascii_lowercase().as_str() {
             "true" => Ok(true),
             "false" => Ok(false),

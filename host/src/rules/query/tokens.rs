@@ -36,6 +36,24 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Where it is in this text, in bytes; the text's end for a place behind it.
+    pub(super) fn offset_in(self, text: &str) -> usize {
+        let (mut line, mut column) = (1, 1);
+        for (offset, character) in text.char_indices() {
+            if (line, column) == (self.line, self.column) {
+                return offset;
+            }
+            if character == '\n' {
+                (line, column) = (line + 1, 1);
+            } else {
+                column += 1;
+            }
+        }
+        text.len()
+    }
+}
+
 impl From<Location> for Place {
     fn from(at: Location) -> Self {
         Self {
