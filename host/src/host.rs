@@ -2,6 +2,7 @@
 //! in order. The only place that knows every room.
 
 pub mod schema;
+mod serving;
 pub mod trial;
 
 use std::ffi::OsString;
@@ -16,10 +17,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::catalog::connection_row;
 use crate::config::{HostLimits, Manifest, ManifestError, Push};
 use crate::connections::backoff::Backoff;
 use crate::connections::dataport::{self, DataPort};
-use crate::connections::pool::{self, ConnectionDef, Pool, PoolConfig, Surroundings};
+use crate::connections::pool::{ConnectionDef, Pool, PoolConfig, Surroundings};
 use crate::connections::registry::Registry;
 use crate::connections::{Limits, Memory, Refused};
 use crate::error::{ConnectionError, chain};
@@ -32,8 +34,11 @@ use crate::rules::plan::{self, Plan};
 use crate::rules::resend::Resender;
 use crate::rules::spill::SpillSet;
 use crate::runtime::{GuestLimits, LoadError, Runtime, RuntimeConfig};
-use crate::snapshot::{Change, Checked, ConnectionRow, Dialled, Inspection, SlotRow, Snapshot};
+use crate::snapshot::{Change, Checked, Dialled, Inspection, Snapshot};
+
 use crate::store::{Store, StoreOptions};
+pub use serving::ServeConfig;
+use serving::Served;
 
 /// How a host is to run.
 #[derive(Clone, Debug)]
@@ -58,6 +63,12 @@ pub enum StartError {
     /// The engine for connectors cannot be set up.
     #[error("connectors cannot be run")]
     Runtime(#[source] crate::runtime::RuntimeError),
+    /// REST cannot be served.
+    #[error(transparent)]
+    Rest(#[from] crate::api::ServeError),
+    /// What is defined cannot be read.
+    #[error(transparent)]
+    Catalog(#[from] crate::catalog::CatalogError),
 }
 
 /// A host that runs.
@@ -73,6 +84,7 @@ pub struct Host {
     order: Vec<String>,
     over: CancellationToken,
     tasks: TaskTracker,
+    served: Option<Served>,
 }
 
 impl Host {
@@ -82,6 +94,17 @@ impl Host {
     /// # Errors
     /// [`StartError`]; nothing was started then.
     pub async fn start(config: HostConfig, manifest: Manifest) -> Result<Self, StartError> {
+        let (host, plan) = Self::build(&config, &manifest, true).await?;
+        host.begin(&manifest, &plan).await?;
+        Ok(host)
+    }
+
+    /// Everything but what is defined. `check`: the manifest is planned, and its mistakes prevent it.
+    async fn build(
+        config: &HostConfig,
+        manifest: &Manifest,
+        check: bool,
+    ) -> Result<(Self, Plan), StartError> {
         let mut options = StoreOptions::default();
         if let Some(bytes) = manifest.limits.dead_letter_bytes {
             options.dead_letter_bytes = bytes;
@@ -96,16 +119,20 @@ impl Host {
             store: store.clone(),
             handle: tokio::runtime::Handle::current(),
         };
-        let config_of_pool = pool_config(&manifest, Arc::new(surroundings));
+        let config_of_pool = pool_config(manifest, Arc::new(surroundings));
         let port = config_of_pool.port.clone();
         let pool = Pool::new(config_of_pool);
-        let (plan, errors, warnings) =
-            plan::plan(&manifest, &runtime, &pool, &*config.progress).await;
-        if !errors.is_empty() {
-            return Err(StartError::Config(arranged(errors)));
-        }
-        for warning in warnings {
-            tracing::warn!("{warning}");
+        let mut plan = Plan::default();
+        if check {
+            let (planned, errors, warnings) =
+                plan::plan(manifest, &runtime, &pool, &*config.progress).await;
+            if !errors.is_empty() {
+                return Err(StartError::Config(arranged(errors)));
+            }
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
+            plan = planned;
         }
         let spills = SpillSet::open(
             config.data_dir.join("queues"),
@@ -131,13 +158,13 @@ impl Host {
             order: manifest.rules.iter().map(|rule| rule.id.clone()).collect(),
             over: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            served: None,
         };
-        host.begin(&manifest, &plan).await?;
-        Ok(host)
+        host.forward_changes();
+        Ok((host, plan))
     }
 
     async fn begin(&self, manifest: &Manifest, plan: &Plan) -> Result<(), StartError> {
-        self.forward_changes();
         let mut errors = Vec::new();
         for def in &manifest.connections {
             let named = ConnectionDef {
@@ -160,7 +187,13 @@ impl Host {
             self.end(Duration::ZERO).await;
             return Err(StartError::Config(arranged(errors)));
         }
-        self.watch_connections();
+        self.await_takers();
+        self.resend();
+        Ok(())
+    }
+
+    /// Persistent sessions are dialled once every source on them has opened or failed.
+    fn await_takers(&self) {
         let (engine, pool, over) = (
             Arc::clone(&self.engine),
             self.pool.clone(),
@@ -172,32 +205,37 @@ impl Host {
                 () = over.cancelled() => {}
             }
         });
+    }
+
+    /// Dead letters that are marked for it are sent again.
+    fn resend(&self) {
         let resender = Resender::new(self.store.clone(), Arc::clone(&self.engine));
         let over = self.over.clone();
         self.tasks.spawn(async move { resender.run(over).await });
-        Ok(())
     }
 
-    /// Changes of rules, into the one stream.
+    /// Changes of rules and connections, into the one stream.
     fn forward_changes(&self) {
-        let mut rules = self.engine.changes();
+        let (mut rules, mut connections) = (self.engine.changes(), self.pool.changes());
         let (changes, over) = (self.changes.clone(), self.over.clone());
         self.tasks.spawn(async move {
             loop {
                 let change = tokio::select! {
-                    change = rules.recv() => change,
+                    change = rules.recv() => change.map(|change| Change::Rule {
+                        id: change.rule,
+                        status: change.state.word().to_owned(),
+                        message: change.state.message().to_owned(),
+                    }),
+                    change = connections.recv() => change.map(|change| Change::Connection {
+                        id: change.id.to_string(),
+                        status: change.status.to_owned(),
+                        err: change.err.unwrap_or_default(),
+                    }),
                     () = over.cancelled() => return,
                 };
                 match change {
-                    Ok(change) => {
-                        let change = Change::Rule {
-                            id: change.rule,
-                            status: change.state.word().to_owned(),
-                            message: change.state.message().to_owned(),
-                        };
-                        // Nobody may be listening.
-                        drop(changes.send(change));
-                    }
+                    // Nobody may be listening.
+                    Ok(change) => drop(changes.send(change)),
                     Err(broadcast::error::RecvError::Lagged(missed)) => {
                         tracing::debug!(missed, "changes came faster than they were handed on");
                     }
@@ -207,42 +245,12 @@ impl Host {
         });
     }
 
-    /// Changes of connections, into the one stream. Rules have brought theirs along by now.
-    fn watch_connections(&self) {
-        for info in self.pool.list(TENANT, true) {
-            let Some(mut status) = self.pool.status(TENANT, &info.id) else {
-                continue;
-            };
-            let (changes, over) = (self.changes.clone(), self.over.clone());
-            self.tasks.spawn(async move {
-                let mut shown = None;
-                loop {
-                    let (word, err) = {
-                        let status = status.borrow_and_update();
-                        (status.word(), status.err.clone().unwrap_or_default())
-                    };
-                    if shown.as_ref() != Some(&(word, err.clone())) {
-                        let change = Change::Connection {
-                            id: info.id.clone(),
-                            status: word.to_owned(),
-                            err: err.clone(),
-                        };
-                        // Nobody may be listening.
-                        drop(changes.send(change));
-                        shown = Some((word, err));
-                    }
-                    tokio::select! {
-                        changed = status.changed() => if changed.is_err() { return },
-                        () = over.cancelled() => return,
-                    }
-                }
-            });
-        }
-    }
-
     /// Everything at this moment. Touches no network.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
+        if let Some(served) = &self.served {
+            return served.snapshot();
+        }
         let rules = self.engine.rules();
         let mut rows: Vec<_> = rules.iter().flat_map(|rule| rule.newest()).collect();
         rows.sort_by_key(|row| row.at_ms);
@@ -278,6 +286,9 @@ impl Host {
     async fn end(&self, grace: Duration) {
         // From here on a taker that goes away does not unsubscribe.
         self.pool.going_down();
+        if let Some(served) = &self.served {
+            served.stop(Duration::from_secs(2)).await;
+        }
         self.engine.stop_all(Instant::now() + grace).await;
         self.over.cancel();
         self.pool.stop(Duration::from_secs(2)).await;
@@ -335,38 +346,10 @@ impl Host {
         progress: &dyn Progress,
     ) -> Result<Inspection, InspectError> {
         let runtime = runtime(data_dir).map_err(InspectError::Runtime)?;
-        let bytes = wasm.len() as u64;
         let loaded = runtime.load(name, wasm, progress).await;
         runtime.shutdown(Duration::from_secs(1)).await;
         let connector = loaded.map_err(InspectError::Load)?;
-        let descriptor = &connector.descriptor;
-        let roles = [
-            ("source", connector.has_source),
-            ("sink", connector.has_sink),
-        ];
-        Ok(Inspection {
-            name: descriptor.name.clone(),
-            version: descriptor.version.clone(),
-            description: descriptor.description.clone(),
-            bytes,
-            roles: roles
-                .iter()
-                .filter(|(_, has)| *has)
-                .map(|(role, _)| (*role).to_owned())
-                .collect(),
-            slots: descriptor
-                .slots
-                .iter()
-                .map(|slot| SlotRow {
-                    name: slot.name.clone(),
-                    interface: slot.interface.as_str().to_owned(),
-                    optional: slot.optional,
-                    description: slot.description.clone(),
-                })
-                .collect(),
-            imports: connector.imports.clone(),
-            config_schema: descriptor.config_schema.to_string(),
-        })
+        Ok(crate::catalog::inspection(&connector))
     }
 }
 
@@ -456,30 +439,6 @@ fn port_settings(push: &Push) -> dataport::Settings {
         tls: push.tls.clone(),
         max_connections: count(push.max_connections, default.max_connections),
         max_requests: count(push.max_requests, default.max_requests),
-    }
-}
-
-fn connection_row(info: pool::Info) -> ConnectionRow {
-    let traffic = &info.traffic;
-    ConnectionRow {
-        id: info.id,
-        typ: info.typ,
-        is_named: info.is_named,
-        status: info.status.to_owned(),
-        metric: info.metric,
-        err: info.err.unwrap_or_default(),
-        since_ms: info.since,
-        attempts: info.attempts.into(),
-        next_attempt_ms: info.next_attempt,
-        messages_in: traffic.messages_in,
-        messages_out: traffic.messages_out,
-        bytes_in: traffic.bytes_in,
-        bytes_out: traffic.bytes_out,
-        untaken: traffic.untaken,
-        dropped: traffic.dropped,
-        refused: traffic.refused,
-        users: info.users,
-        warnings: info.warnings,
     }
 }
 

@@ -9,6 +9,7 @@
 //! | [`cli`] | the commands; exit codes; what is printed |
 //! | [`host`] | builds everything from a configuration, runs it, stops it in order |
 //! | [`catalog`] | what users have defined, and the life of it |
+//! | [`api`] | REST: one file per resource, and what is the same for all of them |
 //! | [`config`] | the manifest, with a place for every mistake |
 //! | [`rules`] | streams, queries, actions, settlement, disk queues, dead letters |
 //! | [`runtime`] | wasm: compiled code, instances, limits |
@@ -25,6 +26,7 @@
 //! before it is delivered, filtered, dead-lettered or on disk; every queue is bounded; anything
 //! remote may be down at any time, at start too. `tests/e2e/tree.rs` enforces who imports whom.
 
+pub mod api;
 pub mod catalog;
 pub mod cli;
 pub mod config;

@@ -148,6 +148,25 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// What changed: the word that stands in `event`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Connection { .. } => "connection",
+            Self::Rule { .. } => "rule",
+        }
+    }
+
+    /// Whose state it is.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Connection { id, .. } | Self::Rule { id, .. } => id,
+        }
+    }
+}
+
 /// What a check of a manifest found.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Checked {

@@ -49,8 +49,23 @@ const MATRIX: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "catalog",
+        &[
+            "config",
+            "connections",
+            "connectors",
+            "error",
+            "progress",
+            "rules",
+            "runtime",
+            "snapshot",
+            "store",
+        ],
+    ),
+    (
         "api",
         &[
+            "catalog",
             "config",
             "connections",
             "error",
@@ -65,6 +80,7 @@ const MATRIX: &[(&str, &[&str])] = &[
         "host",
         &[
             "api",
+            "catalog",
             "config",
             "connections",
             "connectors",
@@ -80,6 +96,7 @@ const MATRIX: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "api",
             "config",
             "connectors",
             "error",

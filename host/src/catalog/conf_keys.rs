@@ -77,9 +77,7 @@ impl Catalog {
         let book = self.0.book.read();
         let entries = book.conf_keys.iter();
         entries
-            .map(|((kind, typ, key), kept)| {
-                (*kind, typ.clone(), key.clone(), kept.value.clone())
-            })
+            .map(|((kind, typ, key), kept)| (*kind, typ.clone(), key.clone(), kept.value.clone()))
             .collect()
     }
 
@@ -117,9 +115,7 @@ impl Catalog {
             }
         };
         let body = Value::Object(props.clone());
-        let revision = self
-            .write(kind::CONF_KEY, &stored_id(&key), &body)
-            .await?;
+        let revision = self.write(kind::CONF_KEY, &stored_id(&key), &body).await?;
         let mut book = self.0.book.write();
         book.conf_keys.insert(
             key,
@@ -229,5 +225,6 @@ impl Catalog {
 }
 
 fn valid(name: &str) -> Result<(), CatalogError> {
-    validate_id(name).map_err(|message| CatalogError::Invalid(format!("Invalid confKey: {message}")))
+    validate_id(name)
+        .map_err(|message| CatalogError::Invalid(format!("Invalid confKey: {message}")))
 }

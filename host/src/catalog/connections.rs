@@ -84,11 +84,7 @@ impl Catalog {
     ///
     /// # Errors
     /// Anonymous, in use (with the rules' names), the store, another revision.
-    pub async fn delete_connection(
-        &self,
-        id: &str,
-        may: May<'_>,
-    ) -> Result<(), CatalogError> {
+    pub async fn delete_connection(&self, id: &str, may: May<'_>) -> Result<(), CatalogError> {
         let _turn = self.0.changing.lock().await;
         check_revision(may, self.connection_revision(id))?;
         let Some(old) = self.pool().stored(TENANT, id) else {

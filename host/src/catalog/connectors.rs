@@ -237,11 +237,7 @@ impl Catalog {
     ///
     /// # Errors
     /// Unknown, comes with the host, in use (by which streams and rules), another revision, the store.
-    pub async fn delete_connector(
-        &self,
-        name: &str,
-        may: May<'_>,
-    ) -> Result<(), CatalogError> {
+    pub async fn delete_connector(&self, name: &str, may: May<'_>) -> Result<(), CatalogError> {
         if bundled(name).is_some() {
             return Err(CatalogError::Conflict(format!(
                 "connector {name} comes with the host"

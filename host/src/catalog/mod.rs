@@ -28,6 +28,7 @@ use crate::rules::spill::SpillSet;
 use crate::runtime::Runtime;
 use crate::store::{Put, Store};
 
+mod apply;
 mod conf_keys;
 mod connections;
 mod connectors;
@@ -160,12 +161,7 @@ impl Catalog {
     }
 
     /// Writes a definition: its revision. `changing` must be held.
-    async fn write(
-        &self,
-        kind: &'static str,
-        id: &str,
-        body: &Value,
-    ) -> Result<u64, CatalogError> {
+    async fn write(&self, kind: &'static str, id: &str, body: &Value) -> Result<u64, CatalogError> {
         if !self.0.parts.keep {
             return Ok(self.0.book.read().change + 1);
         }

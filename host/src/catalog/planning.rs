@@ -23,9 +23,11 @@ impl Catalog {
         let manifest = {
             let book = self.0.book.read();
             let stream = match Query::parse(&def.sql) {
-                Ok(query) => Some(book.streams.get(query.stream()).ok_or_else(|| {
-                    CatalogError::Invalid(no_stream(query.stream(), &book))
-                })?),
+                Ok(query) => Some(
+                    book.streams
+                        .get(query.stream())
+                        .ok_or_else(|| CatalogError::Invalid(no_stream(query.stream(), &book)))?,
+                ),
                 // The planner says what is wrong with it.
                 Err(_mistake) => None,
             };

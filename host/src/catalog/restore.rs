@@ -14,8 +14,10 @@ use crate::rules::query::StreamStatement;
 use crate::store::Definition as Stored;
 
 /// What came back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
+    /// The rules that ran, and are to be started.
+    pub run: Vec<String>,
     /// Connections.
     pub connections: usize,
     /// Streams.
@@ -27,7 +29,8 @@ pub struct Restored {
 }
 
 impl Catalog {
-    /// Enters the definitions of the last run and starts what ran. To be called once, first.
+    /// Enters the definitions of the last run; their connections begin to dial. To be called once, first;
+    /// then [`Catalog::start_restored`].
     ///
     /// # Errors
     /// The store cannot be read.
@@ -51,7 +54,11 @@ impl Catalog {
         for stored in self.stored(kind::CONF_KEY).await? {
             let props = serde_json::from_str::<Properties>(&stored.body);
             let (Some(key), Ok(value)) = (key_of(&stored.id), props) else {
-                broken("conf key", &stored.id, "it is no object, or its name is none");
+                broken(
+                    "conf key",
+                    &stored.id,
+                    "it is no object, or its name is none",
+                );
                 lost += 1;
                 continue;
             };
@@ -104,11 +111,19 @@ impl Catalog {
                 }
             }
         }
-        for id in run {
-            self.revive(&id).await;
+        for id in &run {
+            self.seat(id).coming();
         }
         restored.broken = lost;
+        restored.run = run;
         Ok(restored)
+    }
+
+    /// Starts the rules that ran, one after the other. Compiles what is not cached any more.
+    pub async fn start_restored(&self, run: &[String]) {
+        for id in run {
+            self.revive(id).await;
+        }
     }
 
     async fn stored(&self, kind: &'static str) -> Result<Vec<Stored>, CatalogError> {

@@ -107,6 +107,18 @@ pub(super) fn read(json: Value, id: Option<&str>) -> Result<Definition, CatalogE
 }
 
 impl Definition {
+    /// Whether this JSON is what it is, started or not.
+    pub(super) fn says(&self, json: &Value) -> bool {
+        let plain = |json: &Value| {
+            let mut json = json.clone();
+            if let Some(object) = json.as_object_mut() {
+                object.remove("triggered");
+            }
+            json
+        };
+        plain(&self.json) == plain(json)
+    }
+
     fn with_triggered(&self, triggered: bool) -> Self {
         let mut json = self.json.clone();
         if let Some(object) = json.as_object_mut() {
@@ -190,10 +202,7 @@ impl Catalog {
     fn word(&self, id: &str) -> &'static str {
         match self.engine().rule(id) {
             Some(rule) => rule.state().word(),
-            None if self.seat(id).past().failure.is_some() => {
-                RuleState::Failed(String::new()).word()
-            }
-            None => RuleState::Stopped.word(),
+            None => self.seat(id).past().word(),
         }
     }
 
@@ -203,7 +212,7 @@ impl Catalog {
         self.definition(id)?;
         let past = self.seat(id).past();
         let running = self.engine().rule(id);
-        let mut warnings = past.warnings;
+        let mut warnings = past.warnings.clone();
         Some(match running {
             Some(rule) => {
                 let row = rule.row();
@@ -218,16 +227,13 @@ impl Catalog {
                 }
             }
             None => {
-                let (status, message) = match past.failure {
-                    Some(reason) => (RuleState::Failed(String::new()).word(), reason),
-                    None if past.stopped_ms > 0 => {
-                        let state = RuleState::Stopped;
-                        (state.word(), state.message().to_owned())
-                    }
-                    None => (RuleState::Stopped.word(), String::new()),
+                let message = match &past.failure {
+                    Some(reason) => reason.clone(),
+                    None if past.stopped_ms > 0 => RuleState::Stopped.message().to_owned(),
+                    None => String::new(),
                 };
                 RuleStatus {
-                    status,
+                    status: past.word(),
                     message,
                     started_ms: past.started_ms,
                     stopped_ms: past.stopped_ms,
@@ -340,7 +346,11 @@ impl Catalog {
         match self.0.parts.spills.remove(TENANT, id).await {
             Ok(0) => {}
             Ok(dropped) => {
-                tracing::warn!(rule = id, dropped, "messages in the disk queues of a deleted rule were dropped");
+                tracing::warn!(
+                    rule = id,
+                    dropped,
+                    "messages in the disk queues of a deleted rule were dropped"
+                );
             }
             Err(error) => {
                 tracing::warn!(rule = id, %error, "the disk queues of a deleted rule are still there");
@@ -459,9 +469,9 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let seat = self.seat(id);
         let _turn = seat.turn.lock().await;
-        let kept = self.definition(id).ok_or_else(|| {
-            CatalogError::NotFound(format!("Rule {id} is not found in registry"))
-        })?;
+        let kept = self
+            .definition(id)
+            .ok_or_else(|| CatalogError::NotFound(format!("Rule {id} is not found in registry")))?;
         let Some(running) = self.engine().rule(id) else {
             return Err(CatalogError::Conflict(format!(
                 "rule {id} should be running when modify state"
@@ -504,12 +514,7 @@ impl Catalog {
         before
     }
 
-    fn run(
-        &self,
-        id: &str,
-        planned: Planned,
-        before: Option<Before>,
-    ) -> Result<(), CatalogError> {
+    fn run(&self, id: &str, planned: Planned, before: Option<Before>) -> Result<(), CatalogError> {
         let seat = self.seat(id);
         self.engine().start_after(&planned.plan, before)?;
         seat.started(planned.warnings);
@@ -523,6 +528,10 @@ impl Catalog {
         let Some(kept) = self.definition(id) else {
             return;
         };
+        // Somebody may have started it, or stopped it, since the host is up.
+        if !kept.value.def.triggered || self.engine().rule(id).is_some() {
+            return;
+        }
         let started = match self.plan(&kept.value.def).await {
             Ok(planned) => self.run(id, planned, None),
             Err(error) => Err(error),
@@ -636,15 +645,30 @@ mod tests {
             "invalid rule json: Missing rule actions."
         );
         assert_eq!(
-            wrong(json!({ "id": "a", "sql": sql, "actions": [{ "log": {} }] }), Some("b")),
+            wrong(
+                json!({ "id": "a", "sql": sql, "actions": [{ "log": {} }] }),
+                Some("b")
+            ),
             "RuleId is not consistent with rule id."
         );
-        let odd = wrong(json!({ "id": "a.b", "sql": sql, "actions": [{ "log": {} }] }), None);
-        assert!(odd.starts_with("invalid rule json: ") && odd.contains("invalid characters"), "{odd}");
-        let typo = wrong(json!({ "id": "a", "sql": sql, "action": [], "actions": [{ "log": {} }] }), None);
+        let odd = wrong(
+            json!({ "id": "a.b", "sql": sql, "actions": [{ "log": {} }] }),
+            None,
+        );
+        assert!(
+            odd.starts_with("invalid rule json: ") && odd.contains("invalid characters"),
+            "{odd}"
+        );
+        let typo = wrong(
+            json!({ "id": "a", "sql": sql, "action": [], "actions": [{ "log": {} }] }),
+            None,
+        );
         assert!(typo.contains("did you mean \"actions\"?"), "{typo}");
         let read = read(json!({ "sql": sql, "actions": [{ "log": {} }] }), Some("b")).ok();
-        assert_eq!(read.map(|rule| (rule.def.id, rule.stream)), Some(("b".into(), "demo".into())));
+        assert_eq!(
+            read.map(|rule| (rule.def.id, rule.stream)),
+            Some(("b".into(), "demo".into()))
+        );
     }
 
     #[test]
@@ -653,6 +677,9 @@ mod tests {
         assert!(check_version("r", "1", "2").is_ok());
         assert!(check_version("r", "", "1").is_ok());
         let error = check_version("r", "2", "2").unwrap_err().to_string();
-        assert_eq!(error, "rule r already exists with version (2), new version (2) is lower");
+        assert_eq!(
+            error,
+            "rule r already exists with version (2), new version (2) is lower"
+        );
     }
 }

@@ -75,7 +75,8 @@ impl Catalog {
         let statement = &book.streams.get(name)?.value.statement;
         let columns = statement.fields.iter().enumerate();
         let columns = columns.map(|(index, field)| {
-            let column = json!({ "hasIndex": true, "index": index, "type": field.kind.to_string() });
+            let column =
+                json!({ "hasIndex": true, "index": index, "type": field.kind.to_string() });
             (field.name.clone(), column)
         });
         Some(Value::Object(columns.collect()))
@@ -339,7 +340,10 @@ mod tests {
         assert!(!masked.contains("hush"), "{masked}");
         let again = StreamStatement::parse(&masked).unwrap();
         assert_eq!(again.extra["password"], secrets::MASK);
-        assert_eq!((again.datasource.as_str(), again.typ.as_str()), ("t", "mqtt"));
+        assert_eq!(
+            (again.datasource.as_str(), again.typ.as_str()),
+            ("t", "mqtt")
+        );
         assert!(!described(&statement).to_string().contains("hush"));
     }
 }

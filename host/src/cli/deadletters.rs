@@ -261,11 +261,7 @@ async fn open(data: &Path) -> anyhow::Result<Store> {
         .with_context(|| format!("the store in {} cannot be opened", data.display()))
 }
 
-async fn select(
-    store: &Store,
-    filter: &Filter,
-    limit: usize,
-) -> anyhow::Result<Vec<KeptLetter>> {
+async fn select(store: &Store, filter: &Filter, limit: usize) -> anyhow::Result<Vec<KeptLetter>> {
     let mut found = Vec::new();
     let mut wanted = LetterFilter {
         tenant: TENANT.to_owned(),

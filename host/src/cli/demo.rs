@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::folder::Folder;
 use super::logs::Logs;
-use super::session::{self, Session};
+use super::session::{self, Session, Work};
 use crate::config::{Manifest, ManifestError, Source};
 
 const MANIFEST: &str = include_str!("../../demo/demo.yaml");
@@ -61,6 +61,7 @@ pub(super) async fn demo(arguments: Arguments, logs: &Logs) -> anyhow::Result<Ex
         title,
         rows: true,
         lasts: arguments.seconds.map(Duration::from_secs),
+        work: Work::Run,
     };
     session::run(session, logs).await
 }

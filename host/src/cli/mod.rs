@@ -16,6 +16,7 @@ mod logs;
 mod output;
 mod run;
 mod schema;
+mod serve;
 mod session;
 mod table;
 mod view;
@@ -51,6 +52,8 @@ struct Logging {
 enum Command {
     /// Run what these manifests say, until Ctrl-C
     Run(run::Arguments),
+    /// Serve: REST on a data folder, with eKuiper's paths
+    Serve(serve::Arguments),
     /// Check manifests: names, types, queries, connectors; starts nothing
     Check(check::Arguments),
     /// Show it working: a simulator, a query and sinks, all sandboxed; needs nothing else
@@ -107,6 +110,7 @@ pub fn main() -> ExitCode {
     let ended = runtime.block_on(async {
         match cli.command {
             Command::Run(arguments) => run::run(arguments, &logs).await,
+            Command::Serve(arguments) => serve::serve(arguments, &logs).await,
             Command::Check(arguments) => check::check(arguments).await,
             Command::Demo(arguments) => demo::demo(arguments, &logs).await,
             Command::Connector(command) => connector::main(command).await,
@@ -130,7 +134,7 @@ impl Command {
     /// What is printed is the answer: the log shows warnings only, unless more is asked for.
     fn quiet(&self) -> bool {
         match self {
-            Self::Run(_) => false,
+            Self::Run(_) | Self::Serve(_) => false,
             Self::Connector(command) => !command.runs(),
             _ => true,
         }
@@ -140,6 +144,7 @@ impl Command {
     fn draws_table(&self) -> bool {
         let json = match self {
             Self::Run(arguments) => arguments.json,
+            Self::Serve(arguments) => arguments.json,
             Self::Demo(arguments) => arguments.json,
             _ => return false,
         };

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::logs::Logs;
-use super::session::{self, Session};
+use super::session::{self, Session, Work};
 use super::{check, output};
 use crate::config::Manifest;
 use crate::host::Host;
@@ -62,6 +62,7 @@ pub(super) async fn run(arguments: Arguments, logs: &Logs) -> anyhow::Result<Exi
             title,
             rows: false,
             lasts: None,
+            work: Work::Run,
         },
         logs,
     )

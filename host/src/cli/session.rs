@@ -14,7 +14,7 @@ use super::table::TableView;
 use super::view::{JsonView, LinesView, ROWS, View};
 use super::{BAD_CONFIG, FAILED};
 use crate::config::Manifest;
-use crate::host::{Host, HostConfig, StartError};
+use crate::host::{Host, HostConfig, ServeConfig, StartError};
 use crate::progress;
 
 /// How long a host that stops may deliver what is under way.
@@ -34,6 +34,16 @@ pub(super) struct Session {
     pub(super) rows: bool,
     /// End by itself after this long.
     pub(super) lasts: Option<Duration>,
+    pub(super) work: Work,
+}
+
+/// What a session does with its manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    /// It runs what the manifest says, and nothing else.
+    Run,
+    /// It serves REST over its data folder; the manifest has settings, and definitions to take in.
+    Serve,
 }
 
 /// Starts the host, shows it, and stops it at a signal or at the end of its time.
@@ -45,6 +55,7 @@ pub(super) async fn run(session: Session, logs: &Logs) -> anyhow::Result<ExitCod
         title,
         rows,
         lasts,
+        work,
     } = session;
     output::complain_of(Kind::Warning, &manifest.warnings);
     let mut signals = Signals::listen()?;
@@ -53,7 +64,15 @@ pub(super) async fn run(session: Session, logs: &Logs) -> anyhow::Result<ExitCod
         progress: progress::choose(json),
         rows: if rows { ROWS } else { 0 },
     };
-    let starting = Host::start(config, manifest);
+    let starting = async {
+        match work {
+            Work::Run => Host::start(config, manifest).await,
+            Work::Serve => {
+                let host = config;
+                Host::serve(ServeConfig { host, manifest }).await
+            }
+        }
+    };
     let host = tokio::select! {
         started = starting => match started {
             Ok(host) => host,
@@ -70,6 +89,9 @@ pub(super) async fn run(session: Session, logs: &Logs) -> anyhow::Result<ExitCod
         output::say(&title)?;
         Box::new(LinesView::new(10, rows))
     };
+    if let Some(address) = host.rest_address() {
+        view.listening(address)?;
+    }
     let shown = show(&host, view.as_mut(), &mut signals, lasts).await;
     // A reader that has gone is no reason to leave the host running, nor to stop it in a hurry.
     let told = shown.and_then(|()| view.stopping());

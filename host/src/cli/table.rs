@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 
 use crossterm::style::{Attribute, Color, ResetColor, SetAttribute, SetForegroundColor};
 use crossterm::terminal::{Clear, ClearType};
@@ -96,6 +97,11 @@ impl TableView {
 }
 
 impl View for TableView {
+    fn listening(&mut self, address: SocketAddr) -> io::Result<()> {
+        self.title.push_str(&format!(", REST on {address}"));
+        Ok(())
+    }
+
     fn change(&mut self, _change: &Change) -> io::Result<()> {
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 
 use serde_json::{Map, Value, json};
 
@@ -14,6 +15,8 @@ pub(super) const ROWS: usize = 16;
 
 /// One way of showing.
 pub(super) trait View: Send {
+    /// REST is served there.
+    fn listening(&mut self, address: SocketAddr) -> io::Result<()>;
     /// A state changed.
     fn change(&mut self, change: &Change) -> io::Result<()>;
     /// A second has passed.
@@ -29,6 +32,10 @@ pub(super) trait View: Send {
 pub(super) struct JsonView;
 
 impl View for JsonView {
+    fn listening(&mut self, address: SocketAddr) -> io::Result<()> {
+        say_json(&json!({ "event": "listening", "rest": address.to_string() }))
+    }
+
     fn change(&mut self, change: &Change) -> io::Result<()> {
         say_json(change)
     }
@@ -101,6 +108,10 @@ impl LinesView {
 }
 
 impl View for LinesView {
+    fn listening(&mut self, address: SocketAddr) -> io::Result<()> {
+        say(&format!("listening   REST on {address}"))
+    }
+
     fn change(&mut self, change: &Change) -> io::Result<()> {
         say(&change_line(change))
     }

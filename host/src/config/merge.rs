@@ -22,10 +22,20 @@ pub(super) const SECTIONS: &[&str] = &[
     "rules",
     "files",
     "push",
+    "rest",
     "limits",
 ];
 pub(super) const CONNECTION: &[&str] = &["id", "typ", "props"];
 pub(super) const PUSH: &[&str] = &["address", "tls", "maxConnections", "maxRequests"];
+pub(super) const REST: &[&str] = &[
+    "address",
+    "tls",
+    "keys",
+    "names",
+    "origins",
+    "maxConnections",
+    "maxBodyBytes",
+];
 pub(super) const LIMITS: &[&str] = &[
     "diskQueueBytes",
     "deadLetterBytes",
@@ -127,6 +137,7 @@ impl Merge {
                 "connectors" => self.connectors(&at, file, base),
                 "files" => self.files(&at, file, base),
                 "push" => self.push(&at, file, base),
+                "rest" => self.rest(&at, file, base),
                 _ => self.limits(&at, file),
             }
         }
@@ -410,6 +421,41 @@ impl Merge {
             }
         }
         self.manifest.push = push;
+    }
+
+    fn rest(&mut self, section: &At<'_>, file: &Arc<str>, base: &Path) {
+        let Some(entries) = self.reader(file).mapping(section, "\"rest\"") else {
+            return;
+        };
+        let mut rest = self.manifest.rest.clone();
+        for entry in entries {
+            let at = section.below(entry);
+            let Some(name) = REST.iter().find(|name| **name == entry.key) else {
+                let message = unknown("key of \"rest\"", &entry.key, REST);
+                self.reader(file).wrong_key(&at, message);
+                continue;
+            };
+            if !self.is_new("setting of rest", name, entry.at, &at.pointer, file) {
+                continue;
+            }
+            entry
+                .node
+                .place_in(&mut self.manifest.places, file, Some(entry.at), &at.pointer);
+            let mut reader = self.reader(file);
+            match *name {
+                "address" => rest.address = address(&mut reader, &at),
+                "tls" => rest.tls = key_pair(&mut reader, &at, base),
+                "keys" => {
+                    let what = "the folder with the public keys of those who issue tokens";
+                    rest.keys = path(&mut reader, &at, what, base);
+                }
+                "names" => rest.names = reader.texts(&at),
+                "origins" => rest.origins = reader.texts(&at),
+                "maxConnections" => rest.max_connections = reader.number(&at, 1, 1_000_000),
+                _ => rest.max_body_bytes = reader.bytes(&at, 1024),
+            }
+        }
+        self.manifest.rest = rest;
     }
 
     fn limits(&mut self, section: &At<'_>, file: &Arc<str>) {

@@ -29,7 +29,7 @@ pub use document::Document;
 pub use names::{nearest, unknown, validate_id};
 pub use place::{ManifestError, Place, pointer_to};
 pub use reader::duration_of as duration;
-pub use rule::{ActionDef, Overflow, RestartStrategy, RuleDef, RuleOptions};
+pub use rule::{ActionDef, Overflow, RestartStrategy, RuleDef, RuleOptions, Written};
 pub use variables::Lookup;
 
 /// The largest manifest that is read.
@@ -157,6 +157,25 @@ pub struct Push {
     pub max_requests: Option<u64>,
 }
 
+/// REST, where this host is served (`serve`); None: the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rest {
+    /// Where it listens; port 0: any free one.
+    pub address: Option<SocketAddr>,
+    /// PEM files of the certificate with its chain and of its private key.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// The folder with the public keys of those who issue tokens. None: no authentication.
+    pub keys: Option<PathBuf>,
+    /// Host names of this server beside loopback and addresses.
+    pub names: Vec<String>,
+    /// Pages of other servers that may use it, as `https://name[:port]`.
+    pub origins: Vec<String>,
+    /// Clients' connections at once.
+    pub max_connections: Option<u64>,
+    /// Bytes of a request's body.
+    pub max_body_bytes: Option<u64>,
+}
+
 /// Bounds of this host; None: the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostLimits {
@@ -195,6 +214,8 @@ pub struct Manifest {
     pub files: Files,
     /// The data port.
     pub push: Push,
+    /// REST.
+    pub rest: Rest,
     /// Bounds.
     pub limits: HostLimits,
     /// What is accepted and should be looked at.

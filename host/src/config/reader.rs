@@ -177,6 +177,29 @@ impl Reader<'_> {
         text
     }
 
+    /// A list of texts; what is none is left out, and said.
+    pub(super) fn texts(&mut self, at: &At<'_>) -> Vec<String> {
+        let Kind::List(nodes) = &at.node.kind else {
+            let found = at.node.what();
+            self.wrong(
+                at,
+                format!("{} must be a list of texts, found {found}", name(at)),
+            );
+            return Vec::new();
+        };
+        let mut texts = Vec::with_capacity(nodes.len());
+        for (index, node) in nodes.iter().enumerate() {
+            match node.text() {
+                Some(text) => texts.push(text.to_owned()),
+                None => {
+                    let message = format!("this must be text, found {}", node.what());
+                    self.wrong(&at.item(index, node), message);
+                }
+            }
+        }
+        texts
+    }
+
     pub(super) fn optional_bool(&mut self, at: &At<'_>, key: &str) -> Option<bool> {
         let value = at.get(key)?;
         self.boolean(&value)

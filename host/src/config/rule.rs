@@ -32,6 +32,18 @@ pub struct RuleDef {
     pub version: String,
     /// Where it stands in the manifest, e.g. `/rules/0`; the query is at `…/sql`.
     pub pointer: String,
+    /// As it was written. May hold secrets.
+    pub json: Written,
+}
+
+/// A definition as it was written. Shows nothing of itself: it may hold secrets.
+#[derive(Clone, PartialEq)]
+pub struct Written(pub Value);
+
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Written(..)")
+    }
 }
 
 /// One sink of a rule.
@@ -222,8 +234,14 @@ pub(super) fn rule(
         _ => RuleOptions::default(),
     };
     let actions = actions(reader, at);
+    let id = id?;
+    let mut json = at.node.to_value();
+    if let Some(object) = json.as_object_mut() {
+        object.insert("id".to_owned(), id.clone().into());
+    }
     Some(RuleDef {
-        id: id?,
+        id,
+        json: Written(json),
         name,
         sql: sql?,
         actions: actions?,

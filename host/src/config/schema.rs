@@ -137,6 +137,32 @@ pub fn push() -> Value {
     nullable(schema)
 }
 
+/// `rest`.
+#[must_use]
+pub fn rest() -> Value {
+    let text = |about: &str| told(json!({"type": "string", "minLength": 1}), about);
+    let texts = |about: &str| told(json!({"type": "array", "items": {"type": "string"}}), about);
+    let tls = closed(
+        json!({
+            "certfile": text("PEM file of the certificate chain, relative to this file's folder."),
+            "keyfile": text("PEM file of its private key."),
+        }),
+        &["certfile", "keyfile"],
+    );
+    let properties = json!({
+        "address": told(json!({"type": "string", "default": "127.0.0.1:9081"}), "Where it listens; port 0 is any free one."),
+        "tls": tls,
+        "keys": text("The folder with the public keys (PEM) of those who issue tokens, each named as its issuer. With it every request needs a token."),
+        "names": texts("Host names of this server beside loopback and addresses."),
+        "origins": texts("Pages of other servers that may use it, as https://name[:port]."),
+        "maxConnections": told(json!({"type": "integer", "minimum": 1}), "Clients at once."),
+        "maxBodyBytes": told(bytes(1024), "The largest body of a request; 16 MiB unless told."),
+    });
+    let mut schema = closed(properties, &[]);
+    annotate(&mut schema, "REST, for `windlass serve`.");
+    nullable(schema)
+}
+
 /// `files`.
 #[must_use]
 pub fn files() -> Value {
@@ -306,6 +332,7 @@ mod tests {
         assert_eq!(names(&limits()), sorted(merge::LIMITS));
         assert_eq!(names(&files()), ["root"]);
         assert_eq!(names(&push()), sorted(merge::PUSH));
+        assert_eq!(names(&rest()), sorted(merge::REST));
     }
 
     /// Reads a rule with these options as the host does.

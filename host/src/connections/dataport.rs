@@ -10,31 +10,29 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::{Method, Request};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use super::tls::ServerTls;
+use super::listener::body::Budget;
+use super::listener::{self, Listener};
 use crate::error::ConnectionError;
 
 mod answer;
-mod body;
-mod listener;
 #[cfg(test)]
-pub(super) mod tests;
-mod watch;
+pub(crate) mod tests;
 
+pub use super::listener::body::{BodyError, BodyLimits, read_body};
 pub use answer::{Answer, Response};
-pub use body::{BodyError, BodyLimits, read_body};
 
 /// Where it listens unless told.
 pub const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10_081);
@@ -87,19 +85,14 @@ pub struct DataPort(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    settings: Settings,
-    tls: Option<ServerTls>,
+    listener: Listener,
     routes: RwLock<Routes>,
     /// Every source has opened: all takers of all paths are known.
     known: AtomicBool,
     until: Instant,
     listening: tokio::sync::Mutex<Weak<Listening>>,
-    /// Where it listens, or did last: what was any free port stays the same one.
-    address: Mutex<Option<SocketAddr>>,
-    connections: Arc<Semaphore>,
     requests: Semaphore,
-    buffered: AtomicUsize,
-    tasks: TaskTracker,
+    bodies: Budget,
 }
 
 /// Keeps the port open.
@@ -204,22 +197,21 @@ impl DataPort {
     /// A port that does not listen yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let tls = settings
-            .tls
-            .clone()
-            .map(|(certificates, key)| ServerTls::new(certificates, key, &[b"h2", b"http/1.1"]));
+        let listener = Listener::new(listener::Settings {
+            name: "the data port",
+            address: settings.address,
+            tls: settings.tls,
+            max_connections: settings.max_connections,
+            http2: true,
+        });
         Self(Arc::new(Inner {
-            connections: Arc::new(Semaphore::new(settings.max_connections)),
+            listener,
             requests: Semaphore::new(settings.max_requests),
-            settings,
-            tls,
             routes: RwLock::default(),
             known: AtomicBool::new(false),
             until: Instant::now() + BOOT,
             listening: tokio::sync::Mutex::new(Weak::new()),
-            address: Mutex::new(None),
-            buffered: AtomicUsize::new(0),
-            tasks: TaskTracker::new(),
+            bodies: Budget::new(BUFFERED),
         }))
     }
 
@@ -236,11 +228,12 @@ impl DataPort {
         if let Some(there) = listening.upgrade() {
             return Ok(PortLease(there));
         }
-        let (address, stop) = listener::listen(self).await?;
+        let stop = CancellationToken::new();
+        let serve = Arc::new(self.clone());
+        let address = self.0.listener.listen(serve, stop.clone()).await?;
         let there = Arc::new(Listening { address, stop });
         *listening = Arc::downgrade(&there);
-        *self.0.address.lock() = Some(address);
-        tracing::info!(%address, tls = self.0.tls.is_some(), "the data port listens");
+        tracing::info!(%address, tls = self.0.listener.is_tls(), "the data port listens");
         Ok(PortLease(there))
     }
 
@@ -341,55 +334,22 @@ impl DataPort {
         }
     }
 
-    /// Makes room for bytes of a body; given back when the answer is dropped. None: there is none.
+    /// The memory for bodies that no connection has taken yet.
     #[must_use]
-    pub fn room(&self) -> Room {
-        Room {
-            port: self.clone(),
-            bytes: 0,
-        }
+    pub fn bodies(&self) -> &Budget {
+        &self.0.bodies
     }
 
     /// Waits until every connection has ended; those that do not in time are cut when the runtime ends.
     pub async fn stop(&self, limit: Duration) {
-        self.0.tasks.close();
-        if tokio::time::timeout(limit, self.0.tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                left = self.0.tasks.len(),
-                "clients of the data port did not end in time"
-            );
-        }
+        self.0.listener.ended(limit).await;
     }
 }
 
-/// A share of the memory for bodies that are being read.
-#[derive(Debug)]
-pub struct Room {
-    port: DataPort,
-    bytes: usize,
-}
-
-impl Room {
-    /// So many bytes more. False: there is no room for them.
-    #[must_use]
-    pub fn grow(&mut self, bytes: usize) -> bool {
-        let buffered = &self.port.0.buffered;
-        let fits = |now: usize| now.checked_add(bytes).filter(|sum| *sum <= BUFFERED);
-        let grown = buffered
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)
-            .is_ok();
-        if grown {
-            self.bytes += bytes;
-        }
-        grown
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.port.0.buffered.fetch_sub(self.bytes, Ordering::AcqRel);
+#[async_trait]
+impl listener::Serve for DataPort {
+    async fn serve(&self, request: Request<Incoming>) -> listener::Response {
+        let response = self.answer(request).await;
+        response.map(|body| body.map_err(|never| match never {}).boxed_unsync())
     }
 }

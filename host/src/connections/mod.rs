@@ -23,6 +23,7 @@ pub mod dataport;
 pub mod file;
 pub mod httppush;
 pub mod inbox;
+pub mod listener;
 pub mod memory;
 pub mod mqtt;
 pub mod pool;

@@ -159,7 +159,7 @@ fn whole(connectors: &[(String, Arc<Connector>)], registry: Registry) -> Value {
             "connectors": sections::connectors(),
             "streams": sections::streams(),
             "rules": sections::items(&sections::rule(actions), &["id"], "Rules: a query, and what happens with its rows."),
-            "files": sections::files(), "push": sections::push(),
+            "files": sections::files(), "push": sections::push(), "rest": sections::rest(),
             "limits": sections::limits(),
         },
         "additionalProperties": false,

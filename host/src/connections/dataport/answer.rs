@@ -7,6 +7,8 @@ use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RE
 use hyper::{Method, StatusCode};
 use serde_json::json;
 
+use super::BodyError;
+
 /// A response with its whole body.
 pub type Response = hyper::Response<Full<Bytes>>;
 
@@ -80,6 +82,17 @@ impl Answer {
     pub fn close(&self) -> Response {
         let close = HeaderValue::from_static("close");
         set(self.response(), CONNECTION, Some(close))
+    }
+}
+
+impl BodyError {
+    /// What the client is told.
+    #[must_use]
+    pub fn answer(&self) -> Answer {
+        match self {
+            Self::NoRoom => Answer::unavailable(self.to_string(), 1),
+            _ => Answer::new(self.status(), self.to_string()),
+        }
     }
 }
 

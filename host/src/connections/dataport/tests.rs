@@ -14,19 +14,14 @@ pub(in crate::connections) fn any_port() -> DataPort {
 
 /// Sends these bytes on a connection of their own and reads one response: status, head, body. None:
 /// the connection was closed without one.
-pub(in crate::connections) async fn ask(
-    address: SocketAddr,
-    bytes: &[u8],
-) -> Option<(u16, String, String)> {
+pub(crate) async fn ask(address: SocketAddr, bytes: &[u8]) -> Option<(u16, String, String)> {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     answer(&mut stream).await
 }
 
 /// Reads one response.
-pub(in crate::connections) async fn answer(
-    stream: &mut TcpStream,
-) -> Option<(u16, String, String)> {
+pub(crate) async fn answer(stream: &mut TcpStream) -> Option<(u16, String, String)> {
     let mut got = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&got).into_owned();
@@ -59,7 +54,7 @@ struct Echo(DataPort, BodyLimits);
 impl Endpoint for Echo {
     async fn serve(&self, request: Request<Incoming>) -> Response {
         let (head, body) = request.into_parts();
-        match read_body(&self.0, &head.headers, body, self.1).await {
+        match read_body(self.0.bodies(), &head.headers, body, self.1).await {
             Ok((body, _room)) => Response::new(http_body_util::Full::new(body)),
             Err(error) => error.answer().close(),
         }
@@ -172,11 +167,7 @@ async fn bodies_are_bounded_in_size_and_time() {
     let slow = format!("{chunked}3\r\na");
     let (status, ..) = ask(lease.address(), slow.as_bytes()).await.unwrap();
     assert_eq!(status, 408);
-    assert_eq!(
-        port.0.buffered.load(Ordering::Relaxed),
-        0,
-        "all is given back"
-    );
+    assert_eq!(port.bodies().used(), 0, "all is given back");
 }
 
 #[tokio::test]

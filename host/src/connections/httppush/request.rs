@@ -114,9 +114,9 @@ impl PathEndpoint {
             let sentence = format!("an Idempotency-Key has 1 to {LONGEST_KEY} characters");
             return Answer::new(400, sentence);
         }
-        let port = &shared.context.port;
+        let bodies = shared.context.port.bodies();
         let limits = shared.config.body;
-        let (body, room) = match read_body(port, &head.headers, body, limits).await {
+        let (body, room) = match read_body(bodies, &head.headers, body, limits).await {
             Ok(read) => read,
             Err(error) => {
                 if error == BodyError::Cut {

@@ -15,9 +15,9 @@ use super::{Engine, Rule, RuleState};
 use crate::config::RestartStrategy;
 use crate::rules::action::restart_delay;
 use crate::rules::letters::Checkpoints;
+use crate::rules::plan::StreamPlan;
 use crate::rules::sink::Slots;
 use crate::rules::source::{End, Source};
-use crate::rules::plan::StreamPlan;
 use crate::runtime::{GuestStats, KeptSubscriptions, SourceGuest, Waker};
 
 /// A source that was started.

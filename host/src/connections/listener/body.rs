@@ -1,7 +1,10 @@
 //! Reads a request's body whole, within bounds of size, time and memory, and takes its
 //! `Content-Encoding` away. Nothing of a body that is cut short, too large or too slow goes on.
 
+use std::fmt;
 use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -9,11 +12,9 @@ use flate2::bufread::MultiGzDecoder;
 use flate2::{Decompress, FlushDecompress, Status};
 use http_body_util::BodyExt;
 use hyper::HeaderMap;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::header::CONTENT_ENCODING;
 use tokio::time::{Instant, timeout_at};
-
-use super::{Answer, DataPort, Room};
 
 /// How much of a packed body is unpacked before others have their turn.
 const TURN: usize = 256 * 1024;
@@ -45,37 +46,108 @@ pub enum BodyError {
 }
 
 impl BodyError {
-    /// What the client is told.
+    /// The status that a client is answered.
     #[must_use]
-    pub fn answer(&self) -> Answer {
+    pub fn status(&self) -> u16 {
         match self {
-            Self::TooLarge(why) => Answer::new(413, why.clone()),
-            Self::TooSlow => Answer::new(408, "the body did not come in time"),
-            Self::Cut => Answer::new(400, "the body was cut short"),
-            Self::Unknown(what) => Answer::new(
-                415,
-                format!(
-                    "the content encoding \"{what}\" is not known; Allowed: gzip, deflate, zstd, identity"
-                ),
-            ),
-            Self::Damaged(what) => Answer::new(400, format!("the body is no valid {what}")),
-            Self::NoRoom => Answer::unavailable("too many bodies are in memory", 1),
+            Self::TooLarge(_) => 413,
+            Self::TooSlow => 408,
+            Self::Cut | Self::Damaged(_) => 400,
+            Self::Unknown(_) => 415,
+            Self::NoRoom => 503,
         }
     }
 }
 
-/// The body, unpacked, with its share of the port's memory.
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge(why) => f.write_str(why),
+            Self::TooSlow => f.write_str("the body did not come in time"),
+            Self::Cut => f.write_str("the body was cut short"),
+            Self::Unknown(what) => write!(
+                f,
+                "the content encoding \"{what}\" is not known; Allowed: gzip, deflate, zstd, identity"
+            ),
+            Self::Damaged(what) => write!(f, "the body is no valid {what}"),
+            Self::NoRoom => f.write_str("too many bodies are in memory"),
+        }
+    }
+}
+
+/// The memory for bodies that nobody has taken yet, of all requests of a listener together.
+#[derive(Clone, Debug)]
+pub struct Budget(Arc<Counted>);
+
+#[derive(Debug)]
+struct Counted {
+    most: usize,
+    used: AtomicUsize,
+}
+
+impl Budget {
+    /// So many bytes at most.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self(Arc::new(Counted {
+            most,
+            used: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Bytes in use.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.0.used.load(Ordering::Relaxed)
+    }
+}
+
+/// A share of the budget; given back when dropped.
+#[derive(Debug)]
+pub struct Room {
+    budget: Budget,
+    bytes: usize,
+}
+
+impl Room {
+    /// So many bytes more. False: there is no room for them.
+    fn grow(&mut self, bytes: usize) -> bool {
+        let Counted { most, used } = &*self.budget.0;
+        let fits = |now: usize| now.checked_add(bytes).filter(|sum| sum <= most);
+        let grown = used
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)
+            .is_ok();
+        if grown {
+            self.bytes += bytes;
+        }
+        grown
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.budget.0.used.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+/// The body, unpacked, with its share of the budget.
 ///
 /// # Errors
 /// [`BodyError`]; nothing of it may be used then.
-pub async fn read_body(
-    port: &DataPort,
+pub async fn read_body<B>(
+    budget: &Budget,
     headers: &HeaderMap,
-    mut body: Incoming,
+    mut body: B,
     limits: BodyLimits,
-) -> Result<(Bytes, Room), BodyError> {
+) -> Result<(Bytes, Room), BodyError>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
     let packings = packings(headers)?;
-    let mut room = port.room();
+    let mut room = Room {
+        budget: budget.clone(),
+        bytes: 0,
+    };
     let hint = body.size_hint();
     let least = usize::try_from(hint.lower()).unwrap_or(usize::MAX);
     if least > limits.bytes {

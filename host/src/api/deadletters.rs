@@ -1,0 +1,181 @@
+//! `/deadletters`: what could not be delivered, and why; to be read, sent again, removed.
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::error::{ApiError, Code};
+use super::extract::{Path, Query};
+use super::json::Json;
+use super::refused::refused;
+use crate::catalog::{Catalog, TENANT};
+use crate::store::{LetterFilter, StoreError};
+
+/// Letters of one answer, unless told.
+const PAGE: u32 = 100;
+/// Letters of one answer at most.
+const MOST: u32 = 1000;
+
+/// The routes, over this catalog.
+pub fn routes(catalog: Catalog) -> Router {
+    Router::new()
+        .route("/deadletters", get(list).delete(remove_all))
+        .route("/deadletters/resend", post(resend_all))
+        .route("/deadletters/{id}", get(show).delete(remove))
+        .route("/deadletters/{id}/resend", post(resend))
+        .with_state(catalog)
+}
+
+/// Which letters; all conditions must hold.
+#[derive(Clone, Debug, Default, Deserialize)]
+struct Filter {
+    rule: Option<String>,
+    action: Option<String>,
+    kind: Option<String>,
+    /// Given up then or later, in milliseconds since the Unix epoch.
+    since: Option<u64>,
+    /// Only higher numbers: for the next page.
+    after: Option<i64>,
+    limit: Option<u32>,
+    /// `true`, where all of them are meant.
+    all: Option<String>,
+}
+
+impl Filter {
+    fn wanted(&self) -> LetterFilter {
+        LetterFilter {
+            tenant: TENANT.to_owned(),
+            rule: self.rule.clone(),
+            action: self.action.clone(),
+            kind: self.kind.clone(),
+            since_ms: self.since,
+            after: self.after,
+        }
+    }
+
+    /// Somebody who changes many must say which.
+    fn check_told(&self) -> Result<(), ApiError> {
+        let told = self.rule.is_some()
+            || self.action.is_some()
+            || self.kind.is_some()
+            || self.since.is_some()
+            || super::extract::flag(self.all.as_deref());
+        if told {
+            return Ok(());
+        }
+        Err(ApiError::bad_request(
+            Code::Undefined,
+            "which dead letters? Give rule, action, kind or since in the query, or all=true",
+        ))
+    }
+}
+
+fn failed(error: StoreError) -> ApiError {
+    refused(error.into(), Code::Undefined)
+}
+
+fn missing(id: i64) -> ApiError {
+    ApiError::not_found(format!("there is no dead letter {id}"))
+}
+
+async fn list(
+    State(catalog): State<Catalog>,
+    Query(filter): Query<Filter>,
+) -> Result<Response, ApiError> {
+    let limit = filter.limit.unwrap_or(PAGE).clamp(1, MOST);
+    let wanted = filter.wanted();
+    let page = catalog
+        .store()
+        .letters(&wanted, limit)
+        .await
+        .map_err(failed)?;
+    let every = LetterFilter {
+        after: None,
+        ..wanted
+    };
+    let total = catalog
+        .store()
+        .count_letters(&every)
+        .await
+        .map_err(failed)?;
+    let next = (page.len() == limit as usize)
+        .then(|| page.last().map(|kept| kept.id))
+        .flatten();
+    let letters: Vec<Value> = page.iter().map(crate::store::KeptLetter::to_json).collect();
+    Ok(Json(json!({ "total": total, "next": next, "letters": letters })).into_response())
+}
+
+async fn show(State(catalog): State<Catalog>, Path(id): Path<i64>) -> Result<Response, ApiError> {
+    let kept = catalog.store().letter(TENANT, id).await.map_err(failed)?;
+    let kept = kept.ok_or_else(|| missing(id))?;
+    Ok(Json(kept.to_json()).into_response())
+}
+
+async fn remove(State(catalog): State<Catalog>, Path(id): Path<i64>) -> Result<Response, ApiError> {
+    let removed = catalog
+        .store()
+        .remove_letters(TENANT, &[id])
+        .await
+        .map_err(failed)?;
+    if removed == 0 {
+        return Err(missing(id));
+    }
+    Ok(Json(json!({ "removed": removed })).into_response())
+}
+
+async fn resend(State(catalog): State<Catalog>, Path(id): Path<i64>) -> Result<Response, ApiError> {
+    let known = catalog.store().letter(TENANT, id).await.map_err(failed)?;
+    known.ok_or_else(|| missing(id))?;
+    let marked = catalog
+        .store()
+        .mark_resend(TENANT, &[id])
+        .await
+        .map_err(failed)?;
+    Ok(Json(json!({ "resend": marked })).into_response())
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Remove,
+    Resend,
+}
+
+/// Pages through all that the filter takes.
+async fn change_all(catalog: &Catalog, filter: &Filter, change: Change) -> Result<u64, ApiError> {
+    filter.check_told()?;
+    let store = catalog.store();
+    let mut wanted = filter.wanted();
+    let mut changed = 0;
+    loop {
+        let page = store.letters(&wanted, MOST).await.map_err(failed)?;
+        let Some(last) = page.last() else {
+            return Ok(changed);
+        };
+        wanted.after = Some(last.id);
+        let ids: Vec<i64> = page.iter().map(|kept| kept.id).collect();
+        let done = match change {
+            Change::Remove => store.remove_letters(TENANT, &ids).await,
+            Change::Resend => store.mark_resend(TENANT, &ids).await,
+        };
+        changed += done.map_err(failed)?;
+    }
+}
+
+async fn remove_all(
+    State(catalog): State<Catalog>,
+    Query(filter): Query<Filter>,
+) -> Result<Response, ApiError> {
+    let removed = change_all(&catalog, &filter, Change::Remove).await?;
+    Ok(Json(json!({ "removed": removed })).into_response())
+}
+
+async fn resend_all(
+    State(catalog): State<Catalog>,
+    Query(filter): Query<Filter>,
+) -> Result<Response, ApiError> {
+    let marked = change_all(&catalog, &filter, Change::Resend).await?;
+    Ok(Json(json!({ "resend": marked })).into_response())
+}
