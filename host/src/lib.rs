@@ -21,6 +21,7 @@
 //! | [`kit`] | what authors of connectors need, embedded too: the contract, templates, helpers |
 //! | [`snapshot`], [`progress`] | what is shown of a running host and of long work |
 //! | [`message`], [`error`] | what flows, and what went wrong: every room may use these |
+//! | [`names`] | ids, and the name that a misspelling meant: every room may use it |
 //!
 //! Invariants: no guest sees an address, a socket or a secret; nothing is acknowledged upstream
 //! before it is delivered, filtered, dead-lettered or on disk; every queue is bounded; anything
@@ -38,6 +39,7 @@ pub mod host;
 pub mod interfaces;
 pub mod kit;
 pub mod message;
+pub mod names;
 pub mod progress;
 pub mod rules;
 pub mod runtime;

@@ -198,6 +198,12 @@ pub trait Acknowledge: Send + Sync + fmt::Debug {
     fn refused(&self, _key: u64, _reason: &str) -> bool {
         false
     }
+
+    /// As far as can be told, the other side sends nothing more to anybody before some of what it
+    /// waits for is settled: what is slow should go to disk now. Asked often; must return at once.
+    fn presses(&self) -> bool {
+        false
+    }
 }
 
 /// The right, and the duty, to acknowledge one delivery. Dropped without [`Take::settle`] it is
@@ -220,6 +226,12 @@ impl Take {
     #[must_use]
     pub fn refuse(&self, key: u64, reason: &str) -> bool {
         self.key == key && self.to.refused(key, reason)
+    }
+
+    /// The other side is at a standstill until deliveries like this one are settled.
+    #[must_use]
+    pub fn presses(&self) -> bool {
+        self.to.presses()
     }
 
     /// It is final: the session may acknowledge it.

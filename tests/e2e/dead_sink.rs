@@ -7,11 +7,11 @@ use windlass_tests::load::{Publish, Subscribe, Subscriber};
 use windlass_tests::machine::{alone, short_or_long};
 use windlass_tests::manifest::{Manifest, publish_to};
 use windlass_tests::mosquitto::{Broker, Mosquitto};
-use windlass_tests::oracle::{Flow, median};
+use windlass_tests::oracle::Flow;
 use windlass_tests::proxy::Proxy;
 use windlass_tests::windlass::Windlass;
 
-use crate::settings::{expect_all, wait_ready};
+use crate::settings::{expect_all, expect_unhurried, wait_ready};
 
 /// What arrives during so many seconds.
 fn watch(far: &Subscriber, seconds: u64) -> Flow {
@@ -51,33 +51,27 @@ fn a_dead_sink_does_not_slow_its_neighbour_and_all_its_messages_arrive_in_order_
     let publisher = Publish::new(near.port(), "in/1", 1).rate(1000).start();
     std::thread::sleep(Duration::from_secs(1));
 
-    let (mut rates, mut tails) = (Vec::new(), Vec::new());
+    let (mut before, mut beside) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         let own = watch(&live, healthy);
         remote.stop();
-        let beside = watch(&live, dead);
+        let neighbour = watch(&live, dead);
         remote.restart();
-        windlass.wait_connection("cloud", "connected", Duration::from_secs(15));
-        println!(
-            "round {round}: rate {:.0} and {:.0}/s, p99 {:.2} and {:.2} ms",
-            own.rate(),
-            beside.rate(),
-            own.percentile_ms(0.99),
-            beside.percentile_ms(0.99)
-        );
-        rates.push(beside.rate() / own.rate());
-        tails.push(beside.percentile_ms(0.99) / own.percentile_ms(0.99));
+        windlass.wait_connection("cloud", "connected", Duration::from_secs(30));
+        println!("round {round}: {own}; with the other sink dead {neighbour}");
+        before.push(own);
+        beside.push(neighbour);
         // What has waited is sent now; the next round begins when it is through.
         windlass_tests::machine::wait_until(
-            Duration::from_secs(30),
+            Duration::from_secs(60),
             "what has waited has arrived",
             || late.arrived() + 200 >= live.arrived(),
         );
     }
     let sent = publisher.stop();
     let all: Vec<u64> = (0..sent.sent).collect();
-    expect_all(&live, &all, Duration::from_secs(10));
-    expect_all(&late, &all, Duration::from_secs(30));
+    expect_all(&live, &all, Duration::from_secs(30));
+    expect_all(&late, &all, Duration::from_secs(60));
     println!(
         "live: {}; late: {}",
         live.ledger().summary(),
@@ -89,12 +83,7 @@ fn a_dead_sink_does_not_slow_its_neighbour_and_all_its_messages_arrive_in_order_
         "{}",
         late.ledger().summary()
     );
-    let (rate, tail) = (median(rates), median(tails));
-    assert!(
-        (0.9..1.1).contains(&rate),
-        "the neighbour's rate is {rate:.2} of its own"
-    );
-    assert!(tail < 2.0, "the neighbour's p99 is {tail:.2} of its own");
+    expect_unhurried(&before, &beside, Some(2.0));
 }
 
 /// The sink's broker is there and answers nothing: no error tells anybody.
@@ -126,13 +115,10 @@ fn a_sink_whose_broker_falls_silent_does_not_slow_its_neighbour() {
     proxy.black_hole(false);
     let sent = publisher.stop();
     let all: Vec<u64> = (0..sent.sent).collect();
-    expect_all(&live, &all, Duration::from_secs(10));
+    expect_all(&live, &all, Duration::from_secs(30));
     expect_all(&late, &all, Duration::from_secs(60));
-    let rate = beside.rate() / own.rate();
-    assert!(
-        (0.9..1.1).contains(&rate),
-        "the neighbour's rate is {rate:.2} of its own"
-    );
+    println!("{own}; with the other sink's broker silent {beside}");
+    expect_unhurried(&[own], &[beside], None);
     assert_eq!(
         late.ledger().out_of_order(),
         0,

@@ -249,16 +249,14 @@ fn single_messages_with_pauses_arrive_at_once_each() {
     assert_eq!(sent.acknowledged.len() as u64, rounds);
     far.wait_for(rounds, Duration::from_secs(5));
     let flow = far.ledger().since(0);
-    println!(
-        "p50 {:.2} ms, p99 {:.2} ms, worst {:.2} ms",
-        flow.percentile_ms(0.5),
-        flow.percentile_ms(0.99),
-        flow.worst_ms()
-    );
+    println!("{flow}");
+    // A message that waits for the next one, or for a timer, is 10 ms and more late, each time.
+    let middle = flow.percentile_ms(0.5);
+    assert!(middle < 8.0, "{flow}");
+    let (p99, worst) = short_or_long((200.0, 2000.0), (20.0, 250.0));
     assert!(
-        flow.percentile_ms(0.99) < 20.0 && flow.worst_ms() < 250.0,
-        "worst {:.1} ms",
-        flow.worst_ms()
+        flow.percentile_ms(0.99) < p99 && flow.worst_ms() < worst,
+        "{flow}"
     );
 }
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use windlass_tests::load::{Publish, Subscriber};
-use windlass_tests::machine::wait_until;
+use windlass_tests::machine::{long, short_or_long, wait_until};
 use windlass_tests::manifest::{Manifest, publish_to};
-use windlass_tests::oracle::{passes, ranges};
+use windlass_tests::oracle::{Flow, median, passes, ranges};
 use windlass_tests::windlass::Windlass;
 
 /// What half of all messages pass.
@@ -28,6 +28,9 @@ pub(crate) fn warm(from: &str, to: &str, qos: u8) -> Manifest {
             .rule("warm", WARM, publish_to("cloud", "out", qos))
     }
 }
+
+/// A 99th percentile (ms) that no busy machine explains, only somebody who waits for somebody else.
+const STANDSTILL_MS: f64 = 500.0;
 
 /// Waits until these connections are up and this rule runs.
 pub(crate) fn wait_ready(windlass: &Windlass, connections: &[&str], rules: &[&str]) {
@@ -67,6 +70,37 @@ pub(crate) fn expect_all(far: &Subscriber, expected: &[u64], limit: Duration) {
         "changed on the way: {}",
         ledger.summary()
     );
+}
+
+/// What a neighbour in trouble may do to a rule: its rate stays within 10 %, in the middle of all
+/// rounds. The longest time on the way is printed by the caller; here it must only not be one that
+/// shows a standstill. The strict figure, `p99` times its own, is for the long form, which has the
+/// machine for itself and enough rounds.
+pub(crate) fn expect_unhurried(own: &[Flow], beside: &[Flow], p99: Option<f64>) {
+    let ratio = |figure: &dyn Fn(&Flow) -> f64| {
+        let pairs = own.iter().zip(beside);
+        median(
+            pairs
+                .map(|(own, beside)| figure(beside) / figure(own))
+                .collect(),
+        )
+    };
+    let rate = ratio(&Flow::rate);
+    let within = short_or_long(0.7..1.3, 0.9..1.1);
+    assert!(
+        within.contains(&rate),
+        "the neighbour's rate is {rate:.2} of its own"
+    );
+    let tails = beside.iter().map(|flow| flow.percentile_ms(0.99));
+    let tail = median(tails.collect());
+    assert!(tail < STANDSTILL_MS, "the neighbour's p99 is {tail:.0} ms");
+    if let Some(most) = p99.filter(|_| long()) {
+        let tail = ratio(&|flow| flow.percentile_ms(0.99));
+        assert!(
+            tail < most,
+            "the neighbour's p99 is {tail:.2} times its own"
+        );
+    }
 }
 
 /// A fresh message passes within 5 s: nothing is stuck.

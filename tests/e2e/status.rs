@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use windlass_tests::load::{Publish, Subscribe, Subscriber};
-use windlass_tests::machine::{alone, free_port, holds_within, long, shared, wait_until};
+use windlass_tests::machine::{
+    alone, free_port, holds_within, long, shared, short_or_long, wait_until,
+};
 use windlass_tests::manifest::{Manifest, publish_to};
 use windlass_tests::mosquitto::{Broker, Mosquitto};
 use windlass_tests::oracle::now_ns;
@@ -154,7 +156,8 @@ fn the_first_message_comes_within_two_seconds_of_the_brokers_return() {
     }
     drop(publisher);
     println!("outages of {outages:?} s: first message after {took:.3?} s");
-    assert!(took.iter().all(|&seconds| seconds < 2.0), "{took:.3?}");
+    let most = short_or_long(5.0, 2.0);
+    assert!(took.iter().all(|&seconds| seconds < most), "{took:.3?}");
 }
 
 #[test]

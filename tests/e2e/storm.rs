@@ -68,7 +68,7 @@ fn two_hundred_connections_come_back_spread_out_and_soon() {
         fullest * 100.0
     );
     assert!(
-        cpu < 0.10,
+        cpu < short_or_long(0.25, 0.10),
         "{:.1} % of a core while the broker is away",
         cpu * 100.0
     );

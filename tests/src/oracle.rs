@@ -4,6 +4,7 @@
 //! a missing message. Knows nothing of MQTT or of the product.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::OnceLock;
 use std::time::Instant;
 
@@ -259,6 +260,19 @@ impl Flow {
     #[must_use]
     pub fn worst_ms(&self) -> f64 {
         self.percentile_ms(1.0)
+    }
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:.0}/s, p50 {:.2}, p99 {:.2}, worst {:.2} ms",
+            self.rate(),
+            self.percentile_ms(0.5),
+            self.percentile_ms(0.99),
+            self.worst_ms()
+        )
     }
 }
 

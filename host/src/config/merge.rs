@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::names::{unknown, validate_id};
 use super::node::{Entry, Kind, Node, to_object};
 use super::place::{ManifestError, Place, Pos, Text, pointer_to};
 use super::reader::{At, Reader};
 use super::variables::Lookup;
 use super::yaml;
 use super::{ConfKeyDef, ConnectionDef, ConnectorDef, Manifest, Source, StreamDef, rule};
+use crate::names::{unknown, validate_id};
 
 pub(super) const SECTIONS: &[&str] = &[
     "connections",

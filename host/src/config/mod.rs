@@ -13,7 +13,6 @@ use serde_json::{Map, Value};
 
 mod document;
 mod merge;
-mod names;
 mod node;
 mod place;
 mod reader;
@@ -26,11 +25,12 @@ mod variables;
 mod yaml;
 
 pub use document::Document;
-pub use names::{nearest, unknown, validate_id};
 pub use place::{ManifestError, Place, pointer_to};
 pub use reader::duration_of as duration;
 pub use rule::{ActionDef, Overflow, RestartStrategy, RuleDef, RuleOptions, Written};
 pub use variables::Lookup;
+
+pub use crate::names::{nearest, unknown, validate_id};
 
 /// The largest manifest that is read.
 const LARGEST_FILE: u64 = 64 * 1024 * 1024;

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::names::validate_id;
 use super::node::{Entry, Kind, Node};
 use super::place::{ManifestError, Pos, pointer_to};
+use crate::names::validate_id;
 
 /// A node on its way into the merged manifest: where it stands and where it goes.
 #[derive(Clone, Debug)]

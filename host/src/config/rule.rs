@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::names::unknown;
 use super::node::{Kind, to_object};
 use super::place::pointer_to;
 use super::reader::{At, Reader};
+use crate::names::unknown;
 
 /// A rule: a query over a stream, and what happens with its result.
 #[derive(Clone, Debug)]

@@ -18,6 +18,7 @@ use super::dataport::DataPort;
 use super::registry::Registry;
 use super::status::{Status, StatusChange};
 use super::{ConfigError, Interface, Limits, Memory, Properties, Refused, Traffic, secrets};
+use crate::names::validate_id;
 
 mod check;
 mod entry;
@@ -499,26 +500,4 @@ impl Pool {
             .get(&(tenant.into(), id.into()))
             .cloned()
     }
-}
-
-/// Checks an id as eKuiper does, with its sentences.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn validate_id(id: &str) -> Result<(), String> {
-    if id.is_empty() {
-        return Err("id cannot be empty".to_owned());
-    }
-    if id.trim() != id {
-        return Err(format!("id '{id}' contains leading or trailing whitespace"));
-    }
-    if !id
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-    {
-        return Err(format!(
-            "id '{id}' contains invalid characters: only alphanumeric, hyphens and underscores are allowed"
-        ));
-    }
-    Ok(())
 }

@@ -25,6 +25,7 @@ use duration::show_duration;
 
 use super::secrets::redact_url;
 use super::{ConfigError, Properties, Property};
+pub use crate::names::nearest;
 
 /// The largest file that a secret may refer to (1 MiB: a certificate chain is a few KiB).
 const LARGEST_SECRET: u64 = 1024 * 1024;
@@ -51,22 +52,6 @@ pub const fn join<const N: usize>(lists: &[&[Property]]) -> [Property; N] {
     }
     assert!(filled == N, "N is not the sum of the lengths");
     all
-}
-
-/// The candidate most likely meant by a misspelt word, if one is near enough.
-pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let lower = word.to_lowercase();
-    candidates
-        .into_iter()
-        .map(|name| {
-            (
-                strsim::damerau_levenshtein(&lower, &name.to_lowercase()),
-                name,
-            )
-        })
-        .filter(|(distance, name)| *distance <= (name.len().max(lower.len()) / 3).max(1))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
 }
 
 /// Reads one object of properties against the list of those that are known.

@@ -83,6 +83,11 @@ impl CallClock {
         )
     }
 
+    /// Epoch ticks seen inside the guest in this call.
+    pub fn ticks(&self) -> u64 {
+        self.ticks.load(Ordering::Relaxed)
+    }
+
     /// Nanoseconds of the call that has ended: on the processor, and waiting.
     pub fn used(&self) -> (u64, u64) {
         let busy = self.busy.load(Ordering::Relaxed);

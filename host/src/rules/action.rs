@@ -30,6 +30,8 @@ use crate::message::{Batch, Message};
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a write may hold its own batch before that goes to disk as well.
 const WRITE_PATIENCE: Duration = Duration::from_secs(1);
+/// The same while the sender is at a standstill for it: others on its connection wait too.
+const PRESSED_PATIENCE: Duration = Duration::from_millis(20);
 /// A sink instance without work for this long is put away.
 const IDLE: Duration = Duration::from_secs(10);
 /// Messages and bytes in one write.
@@ -114,6 +116,23 @@ enum Kept {
 impl Hand {
     fn lossless(&self) -> bool {
         matches!(&self.kept, Kept::Memory(tickets) if tickets.iter().any(Ticket::lossless))
+    }
+
+    /// By when it has to be on disk, if it is not and somebody waits for it.
+    fn due(&self) -> Option<Instant> {
+        match &self.kept {
+            Kept::Memory(tickets) if self.lossless() => {
+                // The oldest read holds up all later ones.
+                let pressed = tickets.first().is_some_and(Ticket::presses);
+                let patience = if pressed {
+                    PRESSED_PATIENCE
+                } else {
+                    WRITE_PATIENCE
+                };
+                Some(self.since + patience)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -473,7 +492,7 @@ impl Action {
             }
             let now = Instant::now();
             let queued = self.queue.oldest().map(|since| since + PATIENCE);
-            let held = hand.lossless().then_some(hand.since + WRITE_PATIENCE);
+            let held = hand.due();
             let due = match (queued, held) {
                 (Some(a), Some(b)) => a.min(b),
                 (Some(one), None) | (None, Some(one)) => one,
@@ -482,8 +501,14 @@ impl Action {
             if due <= now {
                 return;
             }
+            // Nothing tells when the sender comes to a standstill.
+            let look = if held.is_some() {
+                PRESSED_PATIENCE
+            } else {
+                PATIENCE
+            };
             tokio::select! {
-                () = tokio::time::sleep_until(due.min(now + PATIENCE)) => {}
+                () = tokio::time::sleep_until(due.min(now + look)) => {}
                 () = self.queue.pressed() => {}
                 () = links.changed() => {}
             }

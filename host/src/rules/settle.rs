@@ -28,6 +28,10 @@ pub trait Settle: Send + fmt::Debug {
     fn refuse(&self, _delivery: u64, _reason: &str) -> bool {
         false
     }
+    /// The sender is at a standstill until it is settled.
+    fn presses(&self) -> bool {
+        false
+    }
 }
 
 /// Keeps checkpoints. On disk when it returns.
@@ -349,13 +353,23 @@ impl Ticket {
         if delivery == 0 {
             return false;
         }
+        self.ask(|takes| takes.refuse(delivery, reason))
+    }
+
+    /// The sender is at a standstill until this read is final.
+    #[must_use]
+    pub fn presses(&self) -> bool {
+        self.ask(|takes| takes.presses())
+    }
+
+    fn ask(&self, question: impl FnOnce(&dyn Settle) -> bool) -> bool {
         let state = self.0.ledger.state.lock();
         let place = usize::try_from(self.0.number.saturating_sub(state.first));
         place
             .ok()
             .and_then(|place| state.entries.get(place))
-            .and_then(|entry| entry.takes.as_ref())
-            .is_some_and(|takes| takes.refuse(delivery, reason))
+            .and_then(|entry| entry.takes.as_deref())
+            .is_some_and(question)
     }
 
     /// When the read returned.

@@ -80,6 +80,9 @@ impl Settle for ReadTakes {
     fn refuse(&self, delivery: u64, reason: &str) -> bool {
         self.0.refuse(delivery, reason)
     }
+    fn presses(&self) -> bool {
+        self.0.presses()
+    }
 }
 
 /// Nobody upstream waits, but the read can be made again only from its checkpoint: what other

@@ -12,6 +12,7 @@ use super::error::{LoadError, innermost};
 use super::state::State;
 use crate::connections::Interface;
 use crate::interfaces::bindings::exports::windlass::connector::{meta, sink, source};
+use crate::names::nearest;
 
 /// The package and version that the host speaks.
 const PACKAGE: &str = "windlass:connector/";
@@ -249,14 +250,12 @@ fn unknown_import(import: &str) -> Option<String> {
     let (path, version) = import.split_once('@').unwrap_or((import, ""));
     if let Some(interface) = path.strip_prefix(PACKAGE) {
         if !IMPORTS.contains(&interface) {
-            let nearest = IMPORTS.iter().max_by(|a, b| {
-                strsim::jaro_winkler(interface, a).total_cmp(&strsim::jaro_winkler(interface, b))
-            });
-            let hint = nearest
-                .map(|nearest| format!("; the nearest is `{nearest}`"))
-                .unwrap_or_default();
+            let hint = match nearest(interface, IMPORTS) {
+                Some(nearest) => format!("the nearest is `{nearest}`"),
+                None => format!("there are {}", list(&IMPORTS.map(str::to_owned))),
+            };
             return Some(format!(
-                "imports `{import}`, an interface that this host does not have{hint}"
+                "imports `{import}`, an interface that this host does not have; {hint}"
             ));
         }
         return (version != VERSION)

@@ -8,20 +8,22 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use wasmtime::component::ResourceTable;
+use wasmtime::component::{Instance as Made, ResourceTable};
 use wasmtime::{Store, Trap, UpdateDeadline};
 use wasmtime_wasi::WasiCtxBuilder;
 
-use super::connector::Connector;
+use super::connector::{Connector, Linked};
 use super::engine::TICK;
 use super::error::{GuestError, Overtime, Place, innermost, trap_code};
 use super::limits::{GuestLimits, LARGE_MEMORY_BYTES, LARGE_START_BYTES, Limiter, MEMORY_BYTES};
+use super::restarts::Restarts;
 use super::state::State;
 use super::stdio::Words;
 use super::{CLOSE_LIMIT, GuestConfig, Runtime};
+use crate::interfaces::bindings::windlass::connector::types;
 use crate::interfaces::{
     CallClock, GuestStats, Host, HostParts, IgnoredWakes, Journal, Labels, Phase, Role,
-    Subscriptions, Wake,
+    Subscriptions, Wake, from_guest,
 };
 
 /// What `random.get-random-bytes` gives at once.
@@ -215,10 +217,7 @@ impl Use {
     }
 
     /// Makes an instance: resolves nothing, compiles nothing.
-    async fn instantiate(
-        &self,
-        meter: &mut Meter,
-    ) -> Result<wasmtime::component::Instance, GuestError> {
+    async fn instantiate(&self, meter: &mut Meter) -> Result<Made, GuestError> {
         self.stats.instances.fetch_add(1, Ordering::Relaxed);
         let Meter { store, clock } = &mut *meter;
         store.set_epoch_deadline(1);
@@ -236,10 +235,62 @@ impl Use {
 }
 
 impl Use {
+    /// A new instance, opened. What fails counts in `restarts`, but for what the guest itself says.
+    pub(super) async fn start<G: Export>(
+        &self,
+        restarts: &mut Restarts,
+        resume: Option<&str>,
+    ) -> Result<Instance<G>, GuestError> {
+        let Some(load) = G::load(&self.connector.linked) else {
+            return Err(self.cannot_start(format!("it has no {}", G::NAME)));
+        };
+        let (mut meter, exports) = match self.make(load).await {
+            Ok(made) => made,
+            Err(error) => {
+                restarts.failed(Instant::now(), rand::random());
+                return Err(error);
+            }
+        };
+        meter.begin(Phase::Open);
+        let opened = {
+            let call = exports.open(&mut meter.store, &self.config.config, resume);
+            run(
+                &self.runtime,
+                &meter.clock,
+                self.limits().call_deadline,
+                call,
+            )
+            .await
+        };
+        account(&self.stats, &meter.clock);
+        let base = meter.store.data().limiter.memory();
+        let mut instance = Instance {
+            meter,
+            exports,
+            born: Instant::now(),
+            calls: 0,
+            base,
+        };
+        match opened {
+            Ok(Ok(())) => {
+                instance.meter.end();
+                Ok(instance)
+            }
+            Ok(Err(error)) => {
+                self.stats.memory_bytes.store(0, Ordering::Relaxed);
+                Err(self.said(Phase::Open, from_guest(error)))
+            }
+            Err(ended) => {
+                restarts.failed(Instant::now(), rand::random());
+                Err(instance.lost(self, Phase::Open, &ended))
+            }
+        }
+    }
+
     /// A new store, the instance in it, and its exports.
     pub(super) async fn make<G>(
         &self,
-        load: impl FnOnce(&mut Store<State>, &wasmtime::component::Instance) -> wasmtime::Result<G>,
+        load: impl FnOnce(&mut Store<State>, &Made) -> wasmtime::Result<G>,
     ) -> Result<(Meter, G), GuestError> {
         let mut meter = self.store();
         let made = self.instantiate(&mut meter).await?;
@@ -274,7 +325,23 @@ impl Meter {
 }
 
 /// What sources and sinks have in common.
-pub(super) trait Export {
+pub(super) trait Export: Sized + Send + Sync {
+    /// The interface that is exported.
+    const NAME: &'static str;
+
+    /// Finds the export in an instance. None: the connector does not have it.
+    fn load(
+        linked: &Linked,
+    ) -> Option<impl FnOnce(&mut Store<State>, &Made) -> wasmtime::Result<Self> + Send>;
+
+    /// Calls `open`; a sink has nothing to resume.
+    fn open(
+        &self,
+        store: &mut Store<State>,
+        config: &str,
+        resume: Option<&str>,
+    ) -> impl Future<Output = wasmtime::Result<Result<(), types::Error>>> + Send;
+
     /// Calls `close`.
     fn close(&self, store: &mut Store<State>) -> impl Future<Output = wasmtime::Result<()>> + Send;
 }
@@ -385,6 +452,7 @@ pub(super) async fn run<T>(
     let mut timer = None;
     let mut now = Instant::now();
     let mut fresh = true;
+    let mut computes = false;
     clock.start_call(now);
     poll_fn(|cx| {
         if !std::mem::take(&mut fresh) {
@@ -392,8 +460,14 @@ pub(super) async fn run<T>(
         }
         clock.start_poll(now);
         let running = runtime.ticker().run();
-        let polled = call.as_mut().poll(cx);
+        let ticks = clock.ticks();
+        let polled = match computes.then(|| runtime.aside()).flatten() {
+            Some(_aside) => tokio::task::block_in_place(|| call.as_mut().poll(cx)),
+            None => call.as_mut().poll(cx),
+        };
         drop(running);
+        // Stopped by the ticker, it has more to compute: its neighbours go on without this thread.
+        computes = clock.ticks() > ticks;
         now = Instant::now();
         clock.end_poll(now);
         if let Poll::Ready(done) = polled {

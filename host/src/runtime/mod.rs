@@ -5,7 +5,8 @@
 //! the traits behind a [`Grant`]; knows nothing of rules, the store or REST.
 //!
 //! Guests run on a tokio runtime of their own ([`Runtime::handle`]), so that none can hold up a
-//! connection; among themselves they yield at each tick of 10 ms.
+//! connection. Among themselves they yield at each tick of 10 ms; one that goes on computing after
+//! that does so on a thread beside them, where the system shares the cores out.
 
 mod cache;
 mod connector;
@@ -25,10 +26,12 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker};
@@ -53,6 +56,9 @@ use crate::progress::Progress;
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// Memory of an instance that is only asked what it is.
 const DESCRIBE_MEMORY_BYTES: usize = 256 << 20;
+
+/// Guests that may compute beside the others' threads at once. More take turns among all.
+const MOST_ASIDE: usize = 8;
 
 /// What a [`Runtime`] is made of.
 #[derive(Clone)]
@@ -126,7 +132,9 @@ struct Inner {
     linker: Linker<State>,
     ticker: Ticker,
     cache: Arc<Cache>,
-    handle: tokio::runtime::Handle,
+    /// Guests that compute on a thread beside the others'.
+    aside: AtomicUsize,
+    handle: Handle,
     guests: Mutex<Option<tokio::runtime::Runtime>>,
 }
 
@@ -144,6 +152,15 @@ impl Drop for Inner {
         if let Some(guests) = self.guests.get_mut().take() {
             guests.shutdown_background();
         }
+    }
+}
+
+/// A guest computes beside the others until this is dropped.
+struct Aside<'a>(&'a AtomicUsize);
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -190,6 +207,7 @@ impl Runtime {
             linker,
             ticker,
             cache,
+            aside: AtomicUsize::new(0),
             handle,
             guests: Mutex::new(Some(guests)),
         })))
@@ -197,7 +215,7 @@ impl Runtime {
 
     /// Where guests run: spawn the tasks that call [`SourceGuest`] and [`SinkGuest`] here.
     #[must_use]
-    pub fn handle(&self) -> tokio::runtime::Handle {
+    pub fn handle(&self) -> Handle {
         self.0.handle.clone()
     }
 
@@ -281,6 +299,18 @@ impl Runtime {
 
     fn ticker(&self) -> &Ticker {
         &self.0.ticker
+    }
+
+    /// A place for a guest that computes longer than a tick: while it is held, the present thread may
+    /// be blocked, and the tasks that wait for it go on elsewhere. None: it must take turns.
+    fn aside(&self) -> Option<Aside<'_>> {
+        let may = Handle::try_current()
+            .is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
+        if !may {
+            return None;
+        }
+        let aside = Aside(&self.0.aside);
+        (self.0.aside.fetch_add(1, Ordering::Relaxed) < MOST_ASIDE).then_some(aside)
     }
 
     async fn describe(&self, connector: Connector) -> Result<(Descriptor, u64), LoadError> {

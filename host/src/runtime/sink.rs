@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 use wasmtime::Store;
+use wasmtime::component::Instance as Made;
 
-use super::connector::Connector;
+use super::connector::{Connector, Linked};
 use super::error::GuestError;
 use super::instance::{Ended, Export, Instance, Use, account, run};
 use super::restarts::Restarts;
@@ -15,6 +15,7 @@ use super::state::State;
 use super::{GuestConfig, Runtime};
 use crate::error::ConnectionError;
 use crate::interfaces::bindings::exports::windlass::connector::sink;
+use crate::interfaces::bindings::windlass::connector::types;
 use crate::interfaces::{GuestStats, Phase, Role, from_guest};
 use crate::message::{Batch, Rejection};
 
@@ -154,49 +155,7 @@ impl SinkGuest {
 
     async fn start(&mut self) -> Result<Instance<sink::Guest>, GuestError> {
         self.restarts.pause().await;
-        let used = &self.used;
-        let Some(indices) = &used.connector.linked.sink else {
-            return Err(used.cannot_start("it has no sink".to_owned()));
-        };
-        let made = used.make(|store, made| indices.load(store, made)).await;
-        let (mut meter, exports) = match made {
-            Ok(made) => made,
-            Err(error) => {
-                self.restarts.failed(Instant::now(), rand::random());
-                return Err(error);
-            }
-        };
-        meter.begin(Phase::Open);
-        let opened = {
-            let call = exports.call_open(&mut meter.store, &used.config.config);
-            run(
-                &used.runtime,
-                &meter.clock,
-                used.limits().call_deadline,
-                call,
-            )
-            .await
-        };
-        account(&used.stats, &meter.clock);
-        let base = meter.store.data().limiter.memory();
-        let mut instance = Instance {
-            meter,
-            exports,
-            born: Instant::now(),
-            calls: 0,
-            base,
-        };
-        match opened {
-            Ok(Ok(())) => {
-                instance.meter.end();
-                Ok(instance)
-            }
-            Ok(Err(error)) => {
-                used.stats.memory_bytes.store(0, Ordering::Relaxed);
-                Err(used.said(Phase::Open, from_guest(error)))
-            }
-            Err(ended) => Err(self.lost(Phase::Open, &ended, instance)),
-        }
+        self.used.start(&mut self.restarts, None).await
     }
 
     /// The call did not come back: the instance goes.
@@ -207,6 +166,24 @@ impl SinkGuest {
 }
 
 impl Export for sink::Guest {
+    const NAME: &'static str = "sink";
+
+    fn load(
+        linked: &Linked,
+    ) -> Option<impl FnOnce(&mut Store<State>, &Made) -> wasmtime::Result<Self> + Send> {
+        let indices = linked.sink.as_ref()?;
+        Some(|store: &mut Store<State>, made: &Made| indices.load(store, made))
+    }
+
+    fn open(
+        &self,
+        store: &mut Store<State>,
+        config: &str,
+        _resume: Option<&str>,
+    ) -> impl Future<Output = wasmtime::Result<Result<(), types::Error>>> + Send {
+        self.call_open(store, config)
+    }
+
     fn close(&self, store: &mut Store<State>) -> impl Future<Output = wasmtime::Result<()>> + Send {
         self.call_close(store)
     }

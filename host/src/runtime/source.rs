@@ -2,19 +2,20 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use wasmtime::Store;
+use wasmtime::component::Instance as Made;
 
-use super::connector::Connector;
+use super::connector::{Connector, Linked};
 use super::error::GuestError;
 use super::instance::{Ended, Export, Instance, Use, account, run};
 use super::restarts::Restarts;
 use super::state::State;
 use super::{GuestConfig, Runtime};
 use crate::interfaces::bindings::exports::windlass::connector::source;
+use crate::interfaces::bindings::windlass::connector::types;
 use crate::interfaces::{GuestStats, Phase, Role, Taken, Wake, from_guest};
 use crate::message::{Batch, Delivery, Message, Take};
 
@@ -69,6 +70,13 @@ impl Takes {
     #[must_use]
     pub fn refuse(&self, delivery: u64, reason: &str) -> bool {
         self.takes.iter().any(|take| take.refuse(delivery, reason))
+    }
+
+    /// Its sender is at a standstill until it is settled. The first of several is asked: it has
+    /// waited longest.
+    #[must_use]
+    pub fn presses(&self) -> bool {
+        self.takes.first().is_some_and(Take::presses)
     }
 
     /// Nobody upstream waits for any of it.
@@ -319,55 +327,11 @@ impl SourceGuest {
     }
 
     async fn start(&mut self) -> Result<Instance<source::Guest>, GuestError> {
-        let used = &self.used;
-        let Some(indices) = &used.connector.linked.source else {
-            return Err(used.cannot_start("it has no source".to_owned()));
-        };
-        used.subscriptions.release();
-        let made = used.make(|store, made| indices.load(store, made)).await;
-        let (mut meter, exports) = match made {
-            Ok(made) => made,
-            Err(error) => {
-                self.restarts.failed(Instant::now(), rand::random());
-                return Err(error);
-            }
-        };
-        meter.begin(Phase::Open);
-        let opened = {
-            let call = exports.call_open(
-                &mut meter.store,
-                &used.config.config,
-                self.resume.as_deref(),
-            );
-            run(
-                &used.runtime,
-                &meter.clock,
-                used.limits().call_deadline,
-                call,
-            )
-            .await
-        };
-        account(&used.stats, &meter.clock);
-        let base = meter.store.data().limiter.memory();
-        let mut instance = Instance {
-            meter,
-            exports,
-            born: Instant::now(),
-            calls: 0,
-            base,
-        };
-        match opened {
-            Ok(Ok(())) => {
-                instance.meter.end();
-                used.subscriptions.end_unclaimed();
-                Ok(instance)
-            }
-            Ok(Err(error)) => {
-                used.stats.memory_bytes.store(0, Ordering::Relaxed);
-                Err(used.said(Phase::Open, from_guest(error)))
-            }
-            Err(ended) => Err(self.lost(Phase::Open, &ended, instance)),
-        }
+        self.used.subscriptions.release();
+        let resume = self.resume.as_deref();
+        let instance = self.used.start(&mut self.restarts, resume).await?;
+        self.used.subscriptions.end_unclaimed();
+        Ok(instance)
     }
 
     /// The call did not come back: the instance goes, and with it, to their queues, what it took.
@@ -383,6 +347,24 @@ impl SourceGuest {
 }
 
 impl Export for source::Guest {
+    const NAME: &'static str = "source";
+
+    fn load(
+        linked: &Linked,
+    ) -> Option<impl FnOnce(&mut Store<State>, &Made) -> wasmtime::Result<Self> + Send> {
+        let indices = linked.source.as_ref()?;
+        Some(|store: &mut Store<State>, made: &Made| indices.load(store, made))
+    }
+
+    fn open(
+        &self,
+        store: &mut Store<State>,
+        config: &str,
+        resume: Option<&str>,
+    ) -> impl Future<Output = wasmtime::Result<Result<(), types::Error>>> + Send {
+        self.call_open(store, config, resume)
+    }
+
     fn close(&self, store: &mut Store<State>) -> impl Future<Output = wasmtime::Result<()>> + Send {
         self.call_close(store)
     }

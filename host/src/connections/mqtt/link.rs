@@ -347,6 +347,7 @@ impl Link {
             .unwrap_or(0);
         let shared = Arc::clone(&self.shared);
         let mut session = shared.session.lock();
+        let arrivals = session.arrivals();
         let mut packets = 0;
         let result = loop {
             packets += 1;
@@ -385,6 +386,9 @@ impl Link {
             }
         };
         session.end_of_read();
+        if session.arrivals() > arrivals {
+            shared.settled.arrived(self.last_read);
+        }
         result.map(|()| packets - 1)
     }
 

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::config::Config;
+use super::packet::Version;
 use super::session::{Session, Settings, Settled};
 use crate::connections::Context;
 
@@ -37,7 +38,13 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(config: Config, context: Context) -> Self {
-        let settled = Arc::new(Settled::default());
+        let narrow = match config.version {
+            // The broker keeps to what CONNECT announced.
+            Version::V5 => usize::from(config.receive_maximum) / 2,
+            // The broker's own, which it tells nobody: 20 is mosquitto's default.
+            Version::V31 | Version::V311 => 10,
+        };
+        let settled = Arc::new(Settled::new(narrow.max(1)));
         let settings = Settings {
             version: config.version,
             persistent: config.persistent,

@@ -4,6 +4,8 @@
 use sqlparser::dialect::Dialect;
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
+pub use crate::names::nearest;
+
 /// A mistake in a statement: its place in the statement's text, and one sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {message}")]
@@ -297,23 +299,6 @@ fn unescape(text: &str, quote: char) -> Result<String, String> {
         });
     }
     Ok(out)
-}
-
-/// The candidate that is most likely meant by a misspelt word, if one is near enough.
-#[must_use]
-pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let lower = word.to_lowercase();
-    candidates
-        .into_iter()
-        .map(|name| {
-            (
-                strsim::damerau_levenshtein(&lower, &name.to_lowercase()),
-                name,
-            )
-        })
-        .filter(|(distance, name)| *distance <= (name.len().max(lower.len()) / 3).max(1))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
 }
 
 /// `; did you mean "x"?`, or nothing.

@@ -74,6 +74,16 @@ impl Inbound {
         (self.unsettled, self.bytes)
     }
 
+    /// Deliveries of this link that are not acknowledged.
+    pub(super) fn window(&self) -> usize {
+        self.window.len()
+    }
+
+    /// The number that the next delivery gets.
+    pub(super) fn end(&self) -> u64 {
+        self.base + self.window.len() as u64
+    }
+
     /// Deliveries of this link that a taker dropped.
     pub(super) fn abandoned(&self) -> usize {
         self.abandoned
@@ -115,7 +125,7 @@ impl Inbound {
 
     fn bind(&mut self, slot: Slot) {
         if slot.state == State::Open {
-            let number = self.base + self.window.len() as u64;
+            let number = self.end();
             self.moved.insert(slot.serial, Place::Window(number));
         } else {
             self.ready += 1;
@@ -139,7 +149,7 @@ impl Inbound {
         weight: usize,
         content: Option<(Subject, Bytes)>,
     ) -> u64 {
-        let serial = self.base + self.window.len() as u64;
+        let serial = self.end();
         self.window.push_back(Slot {
             id,
             qos,
@@ -156,7 +166,7 @@ impl Inbound {
     /// Adds a message that is final already (no taker, too large, dropped): its acknowledgement
     /// still waits for its turn.
     pub(super) fn admit_settled(&mut self, id: u16, qos: u8) {
-        let serial = self.base + self.window.len() as u64;
+        let serial = self.end();
         self.window.push_back(Slot {
             id,
             qos,

@@ -154,6 +154,7 @@ impl Session {
         }
         self.acks.clear();
         self.inbound.sleep();
+        self.settled.window(0);
         if !self.settings.persistent {
             self.inbound.new_session();
         }
@@ -191,8 +192,14 @@ impl Session {
         Ok(())
     }
 
+    /// Deliveries of all links so far, those that came again among them.
+    pub(super) fn arrivals(&self) -> u64 {
+        self.inbound.end()
+    }
+
     /// What was received in one go has been handled: counts it.
     pub(super) fn end_of_read(&mut self) {
+        self.settled.window(self.inbound.window());
         if self.dropped > 0 {
             self.traffic
                 .dropped
@@ -255,6 +262,7 @@ impl Session {
             remember: self.settings.persistent,
         };
         self.inbound.acknowledge(&mut self.acks);
+        self.settled.window(self.inbound.window());
         write_acks(version, &mut self.acks, buffer);
         self.filters
             .fill(abilities, self.settings.persistent, buffer)?;

@@ -113,7 +113,7 @@ struct Bench {
 
 impl Bench {
     fn new(window: u16) -> Self {
-        let settled = Arc::new(Settled::default());
+        let settled = Arc::new(Settled::new(10));
         let settings = Settings {
             version: Version::V311,
             persistent: true,

@@ -178,7 +178,7 @@ impl Spill for SlowDisk {
 
 /// What a read has taken: tells when it settles.
 #[derive(Debug)]
-struct Taken(u32, Arc<Mutex<Vec<u32>>>);
+struct Taken(u32, Arc<Mutex<Vec<u32>>>, Arc<AtomicBool>);
 
 impl Settle for Taken {
     fn settle(self: Box<Self>) {
@@ -186,6 +186,9 @@ impl Settle for Taken {
     }
     fn lossless(&self) -> bool {
         true
+    }
+    fn presses(&self) -> bool {
+        self.2.load(Ordering::Relaxed)
     }
 }
 
@@ -206,6 +209,7 @@ struct Bench {
     graves: Arc<Graves>,
     links: watch::Sender<bool>,
     settled: Arc<Mutex<Vec<u32>>>,
+    pressing: Arc<AtomicBool>,
     ledger: Ledger,
 }
 
@@ -235,6 +239,7 @@ impl Bench {
             graves: Arc::default(),
             links: watch::channel(true).0,
             settled: Arc::default(),
+            pressing: Arc::default(),
             ledger: Ledger::new(),
         }
     }
@@ -286,11 +291,12 @@ impl Bench {
     }
 
     fn ticket(&self, number: u32) -> Ticket {
-        self.ledger.open(
-            Some(Box::new(Taken(number, Arc::clone(&self.settled)))),
-            None,
-            1,
-        )
+        let taken = Taken(
+            number,
+            Arc::clone(&self.settled),
+            Arc::clone(&self.pressing),
+        );
+        self.ledger.open(Some(Box::new(taken)), None, 1)
     }
 
     fn written(&self) -> Vec<u32> {

@@ -128,6 +128,20 @@ async fn a_write_that_takes_long_holds_its_own_messages_a_second_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_write_whose_sender_is_at_a_standstill_goes_to_disk_at_once() {
+    let bench = Bench::new(SpillOptions::default()).await;
+    bench.script.set(|_| ok(Duration::from_secs(30)));
+    let running = bench.start(1024);
+    bench.send(&running, 0);
+    sleep(Duration::from_millis(500)).await;
+    assert!(bench.settled().is_empty(), "nobody else waits");
+    bench.pressing.store(true, Ordering::Relaxed);
+    sleep(Duration::from_millis(30)).await;
+    assert_eq!((bench.settled(), bench.written()), (vec![0], Vec::new()));
+    until("written", || bench.written() == [0]).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_waits_never_goes_to_disk_before_the_batch_in_hand() {
     let options = SpillOptions {
         max_messages: Some(10),

@@ -1,4 +1,5 @@
-//! Names: which are valid as ids, and which valid name somebody may have meant.
+//! Names: which are valid as ids, and which valid name somebody may have meant. Every room that
+//! answers a mistake may use it; it uses nothing.
 
 /// Checks an id as eKuiper does: letters, digits, `-` and `_`.
 ///
