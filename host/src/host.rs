@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{HostLimits, Manifest, ManifestError, Push};
 use crate::connections::backoff::Backoff;
+pub use crate::connections::dataport::ADDRESS as PUSH_ADDRESS;
 use crate::connections::dataport::{self, DataPort};
 use crate::connections::pool::{self, ConnectionDef, Pool, PoolConfig, Surroundings};
 use crate::connections::registry::Registry;

@@ -62,6 +62,7 @@ pub(super) async fn run(arguments: Arguments, logs: &Logs) -> anyhow::Result<Exi
             title,
             rows: false,
             lasts: None,
+            hint: None,
         },
         logs,
     )

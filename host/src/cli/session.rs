@@ -16,6 +16,7 @@ use super::{BAD_CONFIG, FAILED};
 use crate::config::Manifest;
 use crate::host::{Host, HostConfig, StartError};
 use crate::progress;
+use crate::snapshot::Snapshot;
 
 /// How long a host that stops may deliver what is under way.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -34,6 +35,8 @@ pub(super) struct Session {
     pub(super) rows: bool,
     /// End by itself after this long.
     pub(super) lasts: Option<Duration>,
+    /// What to say once pushes are taken, made from where they arrive.
+    pub(super) hint: Option<fn(&str) -> String>,
 }
 
 /// Starts the host, shows it, and stops it at a signal or at the end of its time.
@@ -45,6 +48,7 @@ pub(super) async fn run(session: Session, logs: &Logs) -> anyhow::Result<ExitCod
         title,
         rows,
         lasts,
+        hint,
     } = session;
     output::complain_of(Kind::Warning, &manifest.warnings);
     let mut signals = Signals::listen()?;
@@ -70,7 +74,7 @@ pub(super) async fn run(session: Session, logs: &Logs) -> anyhow::Result<ExitCod
         output::say(&title)?;
         Box::new(LinesView::new(10, rows))
     };
-    let shown = show(&host, view.as_mut(), &mut signals, lasts).await;
+    let shown = show(&host, view.as_mut(), &mut signals, lasts, hint).await;
     // A reader that has gone is no reason to leave the host running, nor to stop it in a hurry.
     let told = shown.and_then(|()| view.stopping());
     let last = host.snapshot();
@@ -98,6 +102,7 @@ async fn show(
     view: &mut dyn View,
     signals: &mut Signals,
     lasts: Option<Duration>,
+    mut hint: Option<fn(&str) -> String>,
 ) -> io::Result<()> {
     let mut changes = host.changes();
     let mut ticks = tokio::time::interval(SECOND);
@@ -118,7 +123,15 @@ async fn show(
         tokio::select! {
             () = signals.next() => return Ok(()),
             () = &mut over => return Ok(()),
-            _ = ticks.tick() => view.tick(&host.snapshot())?,
+            _ = ticks.tick() => {
+                let snapshot = host.snapshot();
+                if let Some(address) = takes_pushes(&snapshot)
+                    && let Some(hint) = hint.take()
+                {
+                    view.hint(&hint(address))?;
+                }
+                view.tick(&snapshot)?;
+            }
             change = changes.recv() => match change {
                 Ok(change) => view.change(&change)?,
                 // Too many at once: the states as they are now say the same.
@@ -131,6 +144,12 @@ async fn show(
             },
         }
     }
+}
+
+/// Where pushes arrive, once somebody takes them.
+fn takes_pushes(snapshot: &Snapshot) -> Option<&str> {
+    let starting = snapshot.rules.iter().any(|rule| rule.status == "starting");
+    snapshot.push.as_deref().filter(|_| !starting)
 }
 
 /// Ctrl-C, and SIGTERM where there is one.
