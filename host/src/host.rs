@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::catalog::connection_row;
 use crate::config::{HostLimits, Manifest, ManifestError, Push};
 use crate::connections::backoff::Backoff;
+pub use crate::connections::dataport::ADDRESS as PUSH_ADDRESS;
 use crate::connections::dataport::{self, DataPort};
 use crate::connections::pool::{ConnectionDef, Pool, PoolConfig, Surroundings};
 use crate::connections::registry::Registry;

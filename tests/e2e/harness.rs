@@ -139,6 +139,19 @@ fn a_component_for_another_version_of_the_contract_is_a_sentence_with_both() {
         failed[0].1.contains("@0.2.0") && failed[0].1.contains("version 0.1.0"),
         "{failed:?}"
     );
+    // The same where a manifest names it.
+    let manifest = folder.path().join("m.yaml");
+    fs::write(&manifest, "connectors: { other: other.wasm }\n").expect("a manifest");
+    let said = command(&[
+        "check",
+        manifest.to_str().expect("a path"),
+        "--data",
+        data(),
+    ]);
+    assert_eq!(said.code, Some(78), "{}", said.all());
+    for words in ["m.yaml:1:", "other.wasm", "@0.2.0", "version 0.1.0"] {
+        assert!(said.err.contains(words), "{words}: {}", said.all());
+    }
 }
 
 const SOURCE: &str = r#"connector: mqtt

@@ -16,6 +16,8 @@ mod price;
 mod push;
 mod settings;
 mod sql;
+mod sql_tls;
+mod sql_types;
 mod status;
 mod stop;
 mod storm;

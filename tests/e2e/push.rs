@@ -18,6 +18,7 @@ use windlass_tests::pusher::{Client, Push};
 use windlass_tests::windlass::{Windlass, command};
 
 use crate::settings::{START, expect_all};
+use crate::sql::Lite;
 
 fn manifest(port: u16) -> Manifest {
     Manifest::new().section("push", json!({ "address": format!("127.0.0.1:{port}") }))
@@ -60,10 +61,12 @@ fn every_push_of_32_clients_that_was_answered_200_is_there_through_five_kills() 
     let broker = Mosquitto::start();
     let far = Subscriber::start(Subscribe::new(broker.port(), "far", "out", 1));
     let files = tempfile::tempdir().expect("a folder");
+    let table = Lite::new("CREATE TABLE pushed (seq INTEGER PRIMARY KEY, temperature REAL);");
     let port = free_port();
     let manifest = manifest(port)
         .section("files", json!({ "root": files.path() }))
         .mqtt("plant", &broker.url())
+        .connection("db", "sql", json!({ "dburl": table.url() }))
         .connection("door", "httppush", json!({}))
         .conf_key("httppush", "demo", json!({ "connectionSelector": "door" }))
         .stream(&stream("demo", "/in"))
@@ -76,6 +79,15 @@ fn every_push_of_32_clients_that_was_answered_200_is_there_through_five_kills() 
             "to-file",
             "SELECT * FROM demo",
             json!([{ "file": { "path": "out.jsonl", "sendSingle": true } }]),
+        )
+        .rule(
+            "to-sqlite",
+            "SELECT * FROM demo",
+            json!([{ "sql": {
+                "connectionSelector": "db", "table": "pushed", "fields": ["seq", "temperature"],
+                // A push that is repeated after a kill is written again, over what is there.
+                "keyField": "seq", "sendSingle": true,
+            } }]),
         );
     let mut windlass = Windlass::start(&manifest);
     wait_served(port, "/in");
@@ -109,6 +121,16 @@ fn every_push_of_32_clients_that_was_answered_200_is_there_through_five_kills() 
     wait_until(Duration::from_secs(60), "all is in the file", || {
         all(&rows_of(&file)).is_empty()
     });
+    // Exactly these: all of them, nothing else, each with what was pushed.
+    let rows = "SELECT count(*), min(seq), max(seq), count(temperature) FROM pushed";
+    let wanted = format!("{count}\t0\t{}\t{count}", count - 1);
+    let mut there = String::new();
+    wait_until(Duration::from_secs(60), "all is in the table", || {
+        there = table.run(rows);
+        there == wanted
+    });
+    let letters = windlass.counter("to-sqlite", "deadLetters");
+    println!("sqlite: {there}, dead letters {letters:?}");
     println!("far: {}", far.ledger().summary());
 }
 
@@ -402,6 +424,40 @@ fn silent_clients_hold_nobody_up_and_are_cut() {
         windlass.usage().files + 290 <= open
     });
     drop(silent);
+}
+
+#[test]
+fn two_streams_on_one_path_that_want_different_tokens_are_refused_and_both_are_named() {
+    let _machine = shared();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("m.yaml");
+    let text = |second: &str| {
+        format!(
+            r#"
+confKeys:
+  httppush:
+    one: {{ token: first-token }}
+    two: {{ token: {second} }}
+streams:
+  - CREATE STREAM one () WITH (TYPE="httppush", DATASOURCE="/in", FORMAT="json", CONF_KEY="one")
+  - CREATE STREAM two () WITH (TYPE="httppush", DATASOURCE="/in", FORMAT="json", CONF_KEY="two")
+rules:
+  - {{ id: a, sql: SELECT * FROM one, actions: [ {{ nop: {{}} }} ] }}
+  - {{ id: b, sql: SELECT * FROM two, actions: [ {{ nop: {{}} }} ] }}
+"#
+        )
+    };
+    for (second, code) in [("first-token", 0), ("second-token", 78)] {
+        std::fs::write(&file, text(second)).expect("written");
+        let said = command(&["check", &file.display().to_string()]);
+        assert_eq!(said.code, Some(code), "{}", said.all());
+        assert!(!said.all().contains("-token"), "{}", said.all());
+        if code != 0 {
+            for words in ["m.yaml:5:", "stream \"one\"", "value of token"] {
+                assert!(said.all().contains(words), "{words}: {}", said.all());
+            }
+        }
+    }
 }
 
 #[test]

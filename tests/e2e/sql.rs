@@ -22,13 +22,13 @@ use crate::guests::built;
 use crate::settings::START;
 
 /// For what takes no longer than a second on an idle machine.
-const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 const STREAM: &str =
     r#"CREATE STREAM rows () WITH (TYPE="sql", DATASOURCE="rows", FORMAT="json", CONF_KEY="rows")"#;
 
 /// The stream `rows`, of a table on the connection `from`.
-fn reading(manifest: Manifest, url: &str, query: Value) -> Manifest {
+pub(crate) fn reading(manifest: Manifest, url: &str, query: Value) -> Manifest {
     let props = json!({
         "connectionSelector": "from", "interval": "100ms", "internalSqlQueryCfg": query,
     });
@@ -47,7 +47,7 @@ fn writing(sink: Value) -> Value {
 }
 
 /// From `url` to `to` by one rule.
-fn copy(from: &str, query: Value, to: &str, sink: Value) -> Manifest {
+pub(crate) fn copy(from: &str, query: Value, to: &str, sink: Value) -> Manifest {
     reading(Manifest::new(), from, query)
         .connection("to", "sql", json!({ "dburl": to }))
         .rule("copy", "SELECT * FROM rows", writing(sink))
@@ -55,13 +55,13 @@ fn copy(from: &str, query: Value, to: &str, sink: Value) -> Manifest {
 
 /// An SQLite file, after these statements.
 #[derive(Debug)]
-struct Lite {
+pub(crate) struct Lite {
     _folder: TempDir,
     file: PathBuf,
 }
 
 impl Lite {
-    fn new(statements: &str) -> Self {
+    pub(crate) fn new(statements: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let lite = Self {
             file: folder.path().join("plant.db"),
@@ -71,11 +71,11 @@ impl Lite {
         lite
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("sqlite:{}", self.file.display())
     }
 
-    fn run(&self, statements: &str) -> String {
+    pub(crate) fn run(&self, statements: &str) -> String {
         let mut client = Command::new("sqlite3");
         client.args([
             "-batch",
@@ -102,7 +102,7 @@ impl Lite {
 }
 
 /// The dead letters, as JSON, one after the other.
-fn letters(windlass: &Windlass) -> Vec<Value> {
+pub(crate) fn letters(windlass: &Windlass) -> Vec<Value> {
     let data = windlass.data().display().to_string();
     let said = command(&["deadletters", "ls", "--data", &data, "--json"]);
     assert_eq!(said.code, Some(0), "{said:?}");
@@ -115,7 +115,7 @@ fn tabs(printed: &str) -> String {
 }
 
 /// Waits until a question has this answer.
-fn answers(limit: Duration, wanted: &str, ask: impl Fn() -> String) {
+pub(crate) fn answers(limit: Duration, wanted: &str, ask: impl Fn() -> String) {
     let mut got = String::new();
     let done = holds_within(limit, || {
         got = ask();
@@ -180,6 +180,53 @@ fn equal_index_values_at_the_edges_of_pages_lose_nothing() {
     let all = "SELECT n, at FROM t ORDER BY n";
     answers(START, &from.run(all), || to.run(all));
     assert!(letters(&windlass).is_empty(), "{:?}", letters(&windlass));
+}
+
+#[test]
+fn index_columns_with_more_digits_than_a_float_lose_nothing_and_repeat_nothing() {
+    let _machine = shared();
+    let from = MariaDb::start();
+    let to = Lite::new(
+        "CREATE TABLE exact (d TEXT UNIQUE); CREATE TABLE wide (u TEXT UNIQUE);
+         CREATE TABLE single (f REAL UNIQUE);",
+    );
+    // As floats all values of a column are equal; those of the last are others than their digits say.
+    drop(from.sql(
+        "CREATE TABLE exact (d DECIMAL(40,10)); CREATE TABLE wide (u BIGINT UNSIGNED);
+         CREATE TABLE single (f FLOAT);
+         INSERT INTO exact SELECT 12345678901234567890.5 + seq * 0.0000000001 FROM seq_1_to_300;
+         INSERT INTO wide SELECT 18446744073709551615 - seq FROM seq_1_to_300;
+         INSERT INTO single SELECT seq * 0.1 FROM seq_1_to_300",
+    ));
+    let mut manifest = Manifest::new()
+        .connection("from", "sql", json!({ "dburl": from.url() }))
+        .connection("to", "sql", json!({ "dburl": to.url() }));
+    for (table, column) in [("exact", "d"), ("wide", "u"), ("single", "f")] {
+        let query = json!({ "table": table, "indexField": column, "limit": 7 });
+        let props = json!({
+            "connectionSelector": "from", "interval": "100ms", "internalSqlQueryCfg": query,
+        });
+        manifest = manifest
+            .conf_key("sql", table, props)
+            .stream(&STREAM.replace("rows", table))
+            .rule(
+                table,
+                &format!("SELECT * FROM {table}"),
+                writing(json!({ "table": table })),
+            );
+    }
+    let windlass = Windlass::start(&manifest);
+    let figures = "SELECT (SELECT count(*) FROM exact), (SELECT count(*) FROM wide), (SELECT count(*) FROM single)";
+    answers(START, "300\t300\t300", || to.run(figures));
+    answers(SOON, &from.sql("SELECT d FROM exact ORDER BY d"), || {
+        to.run("SELECT d FROM exact ORDER BY d")
+    });
+    // Several times its interval: a row that came again would fail on its key.
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(letters(&windlass).is_empty(), "{:?}", letters(&windlass));
+    // What comes later is behind what was there.
+    drop(from.sql("INSERT INTO exact VALUES (12345678901234567891.7); INSERT INTO wide VALUES (18446744073709551615)"));
+    answers(SOON, "301\t301\t300", || to.run(figures));
 }
 
 /// What both servers print of a row in the same way.

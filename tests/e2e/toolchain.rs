@@ -1,6 +1,7 @@
-//! From an empty folder to messages through a rule, in each language: `connector new`, `build`, the
-//! unit tests in the language's own runner, then both in one rule. And what `connector` says where
-//! something is wrong.
+//! From an empty folder to messages through a rule, in each language, by the tutorials of
+//! `docs/connectors.md` as they stand: `connector new`, `build`, the unit tests in the language's own
+//! runner, `inspect`, `test`, `check`, `run`, then both connectors in one rule. And what `connector` says
+//! where something is wrong.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,53 +10,34 @@ use serde_json::{Value, json};
 use windlass_tests::machine::shared;
 use windlass_tests::manifest::Manifest;
 use windlass_tests::mosquitto::Mosquitto;
-use windlass_tests::toolchain::{
-    Plain, component, connector, expect_connector, new_and_build, run,
-};
+use windlass_tests::toolchain::{Plain, component, connector, expect_connector, root, run};
+use windlass_tests::tutorial::{follow, steps};
 use windlass_tests::windlass::Windlass;
 
 use crate::settings::wait_ready;
 
-/// How the unit tests of a new connector are run in its folder, as its README says.
-fn unit_tests(folder: &Path, language: &str, kind: &str) {
-    let shell = match (language, kind) {
-        ("rust", _) => "cargo test",
-        ("python", _) => "PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=build python3 -m unittest",
-        ("js", _) => "node --test",
-        ("c", "source") => "cc reading_test.c reading.c -lm -o build/test && build/test",
-        _ => "cc site_test.c site.c -o build/test && build/test",
-    };
-    let said = run(folder, Path::new("sh"), &["-c", shell]);
-    assert_eq!(said.code, Some(0), "{shell}: {}", said.all());
-    let ran = match language {
-        "rust" => said.out.contains("test result: ok. 1 passed"),
-        "python" => said.err.contains("Ran ") && !said.err.contains("Ran 0 tests"),
-        "js" => said.out.contains("pass ") && !said.out.contains("pass 0"),
-        _ => said.out.contains("ok"),
-    };
-    assert!(ran, "{shell} ran no test: {}", said.all());
-}
-
-/// Source and sink of one language, from an empty folder to a message through both.
+/// Source and sink of one language: first the tutorial, then a message through both over MQTT.
 fn from_an_empty_folder_to_a_rule(language: &str) {
     let _machine = shared();
+    let document = root().join("docs/connectors.md");
+    let document = std::fs::read_to_string(document).expect("the document is there");
     let place = tempfile::tempdir().expect("a folder");
-    let source = new_and_build(place.path(), "my-source", language, "source");
-    let sink = new_and_build(place.path(), "my-sink", language, "sink");
-    for (folder, kind) in [(&source, "source"), (&sink, "sink")] {
-        unit_tests(folder, language, kind);
-        // The steps `connector test`, `check` and `run` belong here, on this folder.
-        let said = expect_connector(
-            folder,
-            &["inspect", &component(folder).display().to_string()],
-        );
-        assert!(
-            said.out.contains(&format!("roles: {kind}")),
-            "{}",
-            said.all()
-        );
+    let commands = follow(&steps(&document, language), place.path());
+    for needed in [
+        &format!("connector new thermo --lang {language} --kind source"),
+        &format!("connector new stamp --lang {language} --kind sink"),
+        "connector build thermo",
+        "connector inspect ",
+        "connector test thermo stamp",
+        "connector check thermo",
+        "connector check stamp",
+        "connector run thermo",
+        "connector run stamp",
+        "windlass run ",
+    ] {
+        assert!(commands.contains(needed), "the tutorial has no {needed}");
     }
-    passes(&source, &sink);
+    passes(&place.path().join("thermo"), &place.path().join("stamp"));
 }
 
 /// A number as text on `in/1` comes out on `out` as JSON beside its site.
@@ -63,15 +45,15 @@ fn passes(source: &Path, sink: &Path) {
     let broker = Mosquitto::start();
     let mut far = Plain::connect(broker.port(), "far", Some("out"));
     let manifest = Manifest::new()
-        .connector("my-source", &component(source))
-        .connector("my-sink", &component(sink))
+        .connector("thermo", &component(source))
+        .connector("stamp", &component(sink))
         .mqtt("plant", &broker.url())
-        .conf_key("my-source", "demo", json!({ "connectionSelector": "plant", "field": "temperature" }))
-        .stream(r#"CREATE STREAM demo () WITH (TYPE="my-source", DATASOURCE="in/#", FORMAT="json", CONF_KEY="demo")"#)
+        .conf_key("thermo", "demo", json!({ "connectionSelector": "plant", "field": "temperature" }))
+        .stream(r#"CREATE STREAM demo () WITH (TYPE="thermo", DATASOURCE="in/#", FORMAT="json", CONF_KEY="demo")"#)
         .rule(
             "through",
             "SELECT * FROM demo WHERE temperature > 20",
-            json!([{ "my-sink": { "connectionSelector": "plant", "topic": "out", "site": "north", "sendSingle": true } }]),
+            json!([{ "stamp": { "connectionSelector": "plant", "topic": "out", "site": "north", "sendSingle": true } }]),
         );
     let windlass = Windlass::start(&manifest);
     wait_ready(&windlass, &["plant"], &["through"]);
@@ -168,6 +150,29 @@ fn a_compilers_complaint_is_shown_whole_and_leaves_no_component() {
         said.all()
     );
     assert!(!component(&folder).exists());
+}
+
+#[test]
+fn a_schema_that_its_own_defaults_do_not_satisfy_is_found_with_the_property() {
+    let _machine = shared();
+    let place = tempfile::tempdir().expect("a folder");
+    expect_connector(
+        place.path(),
+        &["new", "mine", "--lang", "c", "--kind", "sink"],
+    );
+    let folder = place.path().join("mine");
+    let schema = std::fs::read_to_string(folder.join("schema.json")).expect("there");
+    let pattern = r#""pattern": "^[A-Za-z0-9 _-]+$""#;
+    assert!(schema.contains(pattern), "{schema}");
+    let wrong = format!(r#"{pattern}, "default": "no/name""#);
+    std::fs::write(folder.join("schema.json"), schema.replace(pattern, &wrong)).expect("written");
+    expect_connector(&folder, &["build"]);
+    let file = component(&folder).display().to_string();
+    let said = connector(&folder, &["check", &file, "--only", "defaults"]);
+    assert_eq!(said.code, Some(1), "{}", said.all());
+    for words in ["defaults", "site", "no/name"] {
+        assert!(said.all().contains(words), "{words}: {}", said.all());
+    }
 }
 
 #[test]

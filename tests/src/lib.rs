@@ -11,7 +11,7 @@
 //! | [`pusher`] | clients that push by HTTP |
 //! | [`load`], [`wire`] | publishers and subscribers on a codec of their own |
 //! | [`oracle`] | numbered payloads; what was lost, doubled, disordered, changed, late |
-//! | [`toolchain`] | connectors made and built as an author does it |
+//! | [`toolchain`], [`tutorial`] | connectors made and built as an author does it, and as the docs say |
 //! | [`proxy`], [`sniffer`] | faults on the link, and who listens in there |
 //! | [`machine`] | whose turn it is, ports, signals, cost of a process |
 
@@ -28,5 +28,6 @@ pub mod proxy;
 pub mod pusher;
 pub mod sniffer;
 pub mod toolchain;
+pub mod tutorial;
 pub mod windlass;
 pub mod wire;

@@ -162,6 +162,24 @@ pub fn open_folder(prefix: &str, account: &str) -> tempfile::TempDir {
     folder
 }
 
+/// A file that only this account may read, as servers want it of their keys.
+///
+/// # Panics
+/// It cannot be written.
+pub fn private_file(file: &Path, text: &str, account: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(file, text).expect("the file can be written");
+    let mode = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(file, mode).expect("its mode can be set");
+    if is_root() {
+        let owned = Command::new("chown").arg(account).arg(file).status();
+        assert!(
+            owned.is_ok_and(|status| status.success()),
+            "the account {account} is not there"
+        );
+    }
+}
+
 /// What one process uses.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {

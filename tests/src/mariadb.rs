@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::machine::{as_user, free_port, holds_within, open_folder, program, signal};
+use crate::certificates::Identity;
+use crate::machine::{
+    as_user, free_port, holds_within, open_folder, private_file, program, signal,
+};
 
 /// The account that the data belong to, where these tests are root's.
 const ACCOUNT: &str = "mysql";
@@ -21,6 +24,8 @@ pub const PASSWORD: &str = "geheim-my";
 pub struct MariaDb {
     folder: TempDir,
     port: u16,
+    /// It speaks TLS, and nothing else.
+    tls: bool,
     child: Option<Child>,
 }
 
@@ -38,6 +43,19 @@ impl MariaDb {
     /// MariaDB is not installed, or does not come up within 30 s.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// The same, for clients that speak TLS only, under this certificate.
+    ///
+    /// # Panics
+    /// As [`MariaDb::start`].
+    #[must_use]
+    pub fn with_tls(identity: &Identity) -> Self {
+        Self::start_with(Some(identity))
+    }
+
+    fn start_with(identity: Option<&Identity>) -> Self {
         let folder = open_folder("mariadb-", ACCOUNT);
         let made = as_user(ACCOUNT, &tool(&["mariadb-install-db", "mysql_install_db"]))
             .args(["--no-defaults", "--auth-root-authentication-method=normal"])
@@ -63,9 +81,14 @@ impl MariaDb {
              GRANT ALL ON *.* TO ann@'127.0.0.1' WITH GRANT OPTION;\n"
         );
         std::fs::write(folder.path().join("first.sql"), first).expect("a file of SQL");
+        if let Some(Identity { certificate, key }) = identity {
+            private_file(&folder.path().join("server.crt"), certificate, ACCOUNT);
+            private_file(&folder.path().join("server.key"), key, ACCOUNT);
+        }
         let mut mariadb = Self {
             folder,
             port: free_port(),
+            tls: identity.is_some(),
             child: None,
         };
         mariadb.up();
@@ -97,8 +120,11 @@ impl MariaDb {
         client
             .args(["--no-defaults", "-h", "127.0.0.1", "-u", "ann", "-N", "-B"])
             .arg(format!("-P{}", self.port))
-            .arg(format!("-p{PASSWORD}"))
-            .arg("t");
+            .arg(format!("-p{PASSWORD}"));
+        if self.tls {
+            client.args(["--ssl", "--skip-ssl-verify-server-cert"]);
+        }
+        client.arg("t");
         client
     }
 
@@ -146,8 +172,15 @@ impl MariaDb {
             .open(self.log_file())
             .expect("a log file");
         let path = |name: &str| self.folder.path().join(name).display().to_string();
-        let mut child = as_user(ACCOUNT, &tool(&["mariadbd", "mysqld"]))
-            .arg("--no-defaults")
+        let mut server = as_user(ACCOUNT, &tool(&["mariadbd", "mysqld"]));
+        server.arg("--no-defaults");
+        if self.tls {
+            server
+                .arg(format!("--ssl-cert={}", path("server.crt")))
+                .arg(format!("--ssl-key={}", path("server.key")))
+                .arg("--require-secure-transport=ON");
+        }
+        let mut child = server
             .arg(format!("--datadir={}", path("data")))
             .arg(format!("--socket={}", path("socket")))
             .arg(format!("--pid-file={}", path("pid")))

@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::machine::{as_user, free_port, holds_within, open_folder, program, signal};
+use crate::certificates::Identity;
+use crate::machine::{
+    as_user, free_port, holds_within, open_folder, private_file, program, signal,
+};
 
 /// The account that the cluster belongs to, where these tests are root's: `initdb` refuses root.
 const ACCOUNT: &str = "postgres";
@@ -21,6 +24,8 @@ pub const PASSWORD: &str = "geheim-pg";
 pub struct Postgres {
     folder: TempDir,
     port: u16,
+    /// It speaks TLS, and nothing else.
+    tls: bool,
     child: Option<Child>,
 }
 
@@ -44,6 +49,19 @@ impl Postgres {
     /// PostgreSQL is not installed, or does not come up within 20 s.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// The same, for clients that speak TLS only, under this certificate.
+    ///
+    /// # Panics
+    /// As [`Postgres::start`].
+    #[must_use]
+    pub fn with_tls(identity: &Identity) -> Self {
+        Self::start_with(Some(identity))
+    }
+
+    fn start_with(identity: Option<&Identity>) -> Self {
         let folder = open_folder("postgres-", ACCOUNT);
         let password = folder.path().join("password");
         std::fs::write(&password, PASSWORD).expect("the password can be written");
@@ -64,8 +82,15 @@ impl Postgres {
         let mut postgres = Self {
             folder,
             port: free_port(),
+            tls: identity.is_some(),
             child: None,
         };
+        if let Some(Identity { certificate, key }) = identity {
+            private_file(&postgres.data().join("server.crt"), certificate, ACCOUNT);
+            private_file(&postgres.data().join("server.key"), key, ACCOUNT);
+            let rules = "hostssl all all 127.0.0.1/32 scram-sha-256\n";
+            private_file(&postgres.data().join("pg_hba.conf"), rules, ACCOUNT);
+        }
         postgres.up();
         postgres
     }
@@ -144,6 +169,7 @@ impl Postgres {
                 "unix_socket_directories=",
             ])
             .args(["-c", "max_connections=50", "-c", "fsync=off"])
+            .args(["-c", if self.tls { "ssl=on" } else { "ssl=off" }])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)

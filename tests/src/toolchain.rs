@@ -21,8 +21,9 @@ pub fn root() -> PathBuf {
 /// What a command may take: compilers run, and other tests beside them.
 const LIMIT: Duration = Duration::from_secs(400);
 
-/// Runs a program in a folder to its end, with the tools that `tests/run setup` installs. Rust
-/// connectors share one folder for what cargo makes, so that each crate is compiled once.
+/// Runs a program in a folder to its end, with `windlass` on its path and the tools that
+/// `tests/run setup` installs. Rust connectors share one folder for what cargo makes, so that each crate
+/// is compiled once.
 ///
 /// # Panics
 /// It cannot be started, or does not end.
@@ -32,6 +33,8 @@ pub fn run(folder: &Path, program: &Path, arguments: &[&str]) -> Said {
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let (out, err) = (scratch.path().join("out"), scratch.path().join("err"));
     let file = |path: &Path| std::fs::File::create(path).expect("a file for the output");
+    let own = binary().parent().map(Path::to_owned).unwrap_or_default();
+    let path = std::env::var("PATH").unwrap_or_default();
     let mut command = Command::new(program);
     for (name, _) in std::env::vars() {
         // What cargo says to these tests is not for the cargo of the author.
@@ -44,6 +47,7 @@ pub fn run(folder: &Path, program: &Path, arguments: &[&str]) -> Said {
     let mut child = command
         .args(arguments)
         .current_dir(folder)
+        .env("PATH", format!("{}:{path}", own.display()))
         .env(
             "CARGO_TARGET_DIR",
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/authors"),
@@ -69,6 +73,16 @@ pub fn run(folder: &Path, program: &Path, arguments: &[&str]) -> Said {
     }
 }
 
+/// Runs a script in a folder until its first command that fails; both its outputs are in `out`, in their
+/// order. Whatever it starts ends with its time.
+#[must_use]
+pub fn shell(folder: &Path, script: &str) -> Said {
+    let script = format!("exec 2>&1\n{script}");
+    let limit = (LIMIT.as_secs() - 20).to_string();
+    let words = ["--kill-after=10", &limit, "sh", "-ec", &script];
+    run(folder, Path::new("timeout"), &words)
+}
+
 /// `windlass connector ...` in a folder.
 #[must_use]
 pub fn connector(folder: &Path, arguments: &[&str]) -> Said {
@@ -89,26 +103,6 @@ pub fn expect_connector(folder: &Path, arguments: &[&str]) -> Said {
         said.all()
     );
     said
-}
-
-/// Makes a connector in an empty folder and builds it; answers its folder.
-///
-/// # Panics
-/// One of both fails, or leaves something else than a connector of that kind.
-#[must_use]
-pub fn new_and_build(place: &Path, name: &str, language: &str, kind: &str) -> PathBuf {
-    expect_connector(place, &["new", name, "--lang", language, "--kind", kind]);
-    let folder = place.join(name);
-    let built = expect_connector(&folder, &["build", "--json"]);
-    let json = built.json();
-    let said = json
-        .first()
-        .unwrap_or_else(|| panic!("no JSON: {}", built.all()));
-    assert_eq!(said["name"], name, "{}", built.all());
-    assert_eq!(said["roles"][0], kind, "{}", built.all());
-    assert_eq!(said["language"], language);
-    assert!(component(&folder).is_file(), "{}", built.all());
-    folder
 }
 
 /// What `build` leaves.

@@ -63,6 +63,7 @@ pub(super) async fn run(arguments: Arguments, logs: &Logs) -> anyhow::Result<Exi
             rows: false,
             lasts: None,
             work: Work::Run,
+            hint: None,
         },
         logs,
     )

@@ -73,6 +73,7 @@ pub(super) async fn serve(arguments: Arguments, logs: &Logs) -> anyhow::Result<E
             rows: false,
             lasts: None,
             work: Work::Serve,
+            hint: None,
         },
         logs,
     )

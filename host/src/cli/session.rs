@@ -16,6 +16,7 @@ use super::{BAD_CONFIG, FAILED};
 use crate::config::Manifest;
 use crate::host::{Host, HostConfig, ServeConfig, StartError};
 use crate::progress;
+use crate::snapshot::Snapshot;
 
 /// How long a host that stops may deliver what is under way.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -35,6 +36,8 @@ pub(super) struct Session {
     /// End by itself after this long.
     pub(super) lasts: Option<Duration>,
     pub(super) work: Work,
+    /// What to say once pushes are taken, made from where they arrive.
+    pub(super) hint: Option<fn(&str) -> String>,
 }
 
 /// What a session does with its manifest.
@@ -56,6 +59,7 @@ pub(super) async fn run(session: Session, logs: &Logs) -> anyhow::Result<ExitCod
         rows,
         lasts,
         work,
+        hint,
     } = session;
     output::complain_of(Kind::Warning, &manifest.warnings);
     let mut signals = Signals::listen()?;
@@ -92,7 +96,7 @@ pub(super) async fn run(session: Session, logs: &Logs) -> anyhow::Result<ExitCod
     if let Some(address) = host.rest_address() {
         view.listening(address)?;
     }
-    let shown = show(&host, view.as_mut(), &mut signals, lasts).await;
+    let shown = show(&host, view.as_mut(), &mut signals, lasts, hint).await;
     // A reader that has gone is no reason to leave the host running, nor to stop it in a hurry.
     let told = shown.and_then(|()| view.stopping());
     let last = host.snapshot();
@@ -120,6 +124,7 @@ async fn show(
     view: &mut dyn View,
     signals: &mut Signals,
     lasts: Option<Duration>,
+    mut hint: Option<fn(&str) -> String>,
 ) -> io::Result<()> {
     let mut changes = host.changes();
     let mut ticks = tokio::time::interval(SECOND);
@@ -140,7 +145,15 @@ async fn show(
         tokio::select! {
             () = signals.next() => return Ok(()),
             () = &mut over => return Ok(()),
-            _ = ticks.tick() => view.tick(&host.snapshot())?,
+            _ = ticks.tick() => {
+                let snapshot = host.snapshot();
+                if let Some(address) = takes_pushes(&snapshot)
+                    && let Some(hint) = hint.take()
+                {
+                    view.hint(&hint(address))?;
+                }
+                view.tick(&snapshot)?;
+            }
             change = changes.recv() => match change {
                 Ok(change) => view.change(&change)?,
                 // Too many at once: the states as they are now say the same.
@@ -153,6 +166,12 @@ async fn show(
             },
         }
     }
+}
+
+/// Where pushes arrive, once somebody takes them.
+fn takes_pushes(snapshot: &Snapshot) -> Option<&str> {
+    let starting = snapshot.rules.iter().any(|rule| rule.status == "starting");
+    snapshot.push.as_deref().filter(|_| !starting)
 }
 
 /// Ctrl-C, and SIGTERM where there is one.

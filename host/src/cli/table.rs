@@ -12,7 +12,7 @@ use crossterm::{cursor, queue};
 use super::logs::Logs;
 use super::output::{plain, size};
 use super::view::View;
-use crate::snapshot::{Change, Snapshot};
+use crate::snapshot::{Change, Row, Snapshot};
 
 /// Log lines below the table.
 const LOG_LINES: usize = 4;
@@ -21,6 +21,7 @@ const LOG_LINES: usize = 4;
 #[derive(Debug)]
 pub(super) struct TableView {
     title: String,
+    hint: Option<String>,
     rows: bool,
     logs: Logs,
     colors: bool,
@@ -36,6 +37,7 @@ impl TableView {
         let colors = std::env::var_os("NO_COLOR").is_none();
         Self {
             title,
+            hint: None,
             rows,
             logs,
             colors,
@@ -54,6 +56,7 @@ impl TableView {
         };
         let page = Page {
             title: &self.title,
+            hint: self.hint.as_deref(),
             foot,
             snapshot,
             rates: &rates,
@@ -108,6 +111,11 @@ impl View for TableView {
 
     fn tick(&mut self, snapshot: &Snapshot) -> io::Result<()> {
         self.draw(snapshot, "Ctrl-C ends it")
+    }
+
+    fn hint(&mut self, command: &str) -> io::Result<()> {
+        self.hint = Some(command.to_owned());
+        Ok(())
     }
 
     fn stopping(&mut self) -> io::Result<()> {
@@ -177,10 +185,11 @@ struct Line {
 #[derive(Debug)]
 struct Page<'a> {
     title: &'a str,
+    hint: Option<&'a str>,
     foot: &'a str,
     snapshot: &'a Snapshot,
     rates: &'a HashMap<String, u64>,
-    rows: &'a [crate::snapshot::Row],
+    rows: &'a [Row],
     log: &'a [String],
 }
 
@@ -196,9 +205,23 @@ impl Page<'_> {
             })
         };
         add(Tone::Head, self.title.to_owned());
+        if let Some(hint) = self.hint {
+            // Not cut where the terminal ends: it is to be copied.
+            let letters: Vec<char> = hint.chars().collect();
+            for part in letters.chunks(width.max(20)) {
+                add(Tone::Plain, part.iter().collect());
+            }
+        }
+        let above = lines.len();
+        let mut add = |tone, text: String| {
+            lines.push(Line {
+                text: plain(&text, width),
+                tone,
+            })
+        };
         let (connections, rules) = (&self.snapshot.connections, &self.snapshot.rules);
-        // Title and foot; a gap, a head and a count of what does not fit for each of both.
-        let room = height.saturating_sub(8).max(2);
+        // What is above, and the foot; a gap, a head and a count of what does not fit for each of both.
+        let room = height.saturating_sub(above + 7).max(2);
         let for_rules = rules
             .len()
             .min(room.saturating_sub(connections.len().min(room / 2)));
@@ -312,7 +335,7 @@ impl Page<'_> {
         if rows > 0 {
             add(Tone::Plain, String::new());
             add(Tone::Head, "NEWEST ROWS".to_owned());
-            for row in self.rows.iter().skip(self.rows.len() - rows) {
+            for row in newest(self.rows, rows) {
                 add(
                     Tone::Plain,
                     format!("{:<24} {}", plain(&row.rule, 24), row.text),
@@ -330,10 +353,22 @@ impl Page<'_> {
     }
 }
 
+/// So many rows, oldest first: the newest one of each rule, so that a busy rule does not push out what
+/// another gave once, then the newest of all.
+fn newest(rows: &[Row], most: usize) -> Vec<&Row> {
+    let mut shown = std::collections::HashSet::new();
+    let places = || (0..rows.len()).zip(rows).rev();
+    let (first, others): (Vec<_>, Vec<_>) =
+        places().partition(|(_, row)| shown.insert(row.rule.as_str()));
+    let mut chosen: Vec<_> = first.into_iter().chain(others).take(most).collect();
+    chosen.sort_by_key(|(place, _)| *place);
+    chosen.into_iter().map(|(_, row)| row).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::{ConnectionRow, Row, RuleRow};
+    use crate::snapshot::{ConnectionRow, RuleRow};
 
     fn snapshot(connections: usize, rules: usize, rows: u64) -> Snapshot {
         Snapshot {
@@ -367,10 +402,14 @@ mod tests {
         }
     }
 
+    const HINT: &str =
+        "curl -d '{\"machine\":\"me\",\"temperature\":93}' http://127.0.0.1:10081/demo";
+
     fn lines(snapshot: &Snapshot, width: usize, height: usize) -> Vec<Line> {
         let log = vec!["a log line".to_owned(); 10];
         let page = Page {
             title: "Windlass",
+            hint: Some(HINT),
             foot: "foot",
             snapshot,
             rates: &HashMap::new(),
@@ -389,6 +428,8 @@ mod tests {
                 assert!(lines.len() <= height, "{} lines on {height}", lines.len());
                 assert!(lines.iter().all(|line| line.text.chars().count() <= width));
                 assert!(lines.iter().all(|line| !line.text.contains('\u{1b}')));
+                let all: String = lines.iter().map(|line| line.text.as_str()).collect();
+                assert!(all.contains(HINT), "to be copied whole: {all}");
             }
         }
     }
@@ -413,6 +454,21 @@ mod tests {
                 .count(),
             2
         );
+    }
+
+    #[test]
+    fn what_a_quiet_rule_gave_stays_beside_the_rows_of_a_busy_one() {
+        let row = |at_ms: u64| Row {
+            at_ms,
+            rule: if at_ms == 3 { "quiet" } else { "busy" }.to_owned(),
+            text: String::new(),
+        };
+        let rows: Vec<Row> = (0..20).map(row).collect();
+        let shown = |most| -> Vec<u64> { newest(&rows, most).iter().map(|r| r.at_ms).collect() };
+        assert_eq!(shown(4), [3, 17, 18, 19]);
+        assert_eq!(shown(1), [19]);
+        assert!(shown(0).is_empty());
+        assert_eq!(shown(50).len(), 20);
     }
 
     #[test]

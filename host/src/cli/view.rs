@@ -21,6 +21,8 @@ pub(super) trait View: Send {
     fn change(&mut self, change: &Change) -> io::Result<()>;
     /// A second has passed.
     fn tick(&mut self, snapshot: &Snapshot) -> io::Result<()>;
+    /// A command that can be tried from now on.
+    fn hint(&mut self, command: &str) -> io::Result<()>;
     /// The host begins to stop.
     fn stopping(&mut self) -> io::Result<()>;
     /// It has stopped; the last snapshot before that.
@@ -42,6 +44,10 @@ impl View for JsonView {
 
     fn tick(&mut self, snapshot: &Snapshot) -> io::Result<()> {
         say_json(&metrics(snapshot))
+    }
+
+    fn hint(&mut self, command: &str) -> io::Result<()> {
+        say_json(&json!({ "event": "hint", "command": command }))
     }
 
     fn stopping(&mut self) -> io::Result<()> {
@@ -133,6 +139,10 @@ impl View for LinesView {
             }
         }
         Ok(())
+    }
+
+    fn hint(&mut self, command: &str) -> io::Result<()> {
+        say(&format!("try         {command}"))
     }
 
     fn stopping(&mut self) -> io::Result<()> {

@@ -20,6 +20,9 @@ use crate::message::Delivery;
 pub const LOSSY_MESSAGES: usize = 16_384;
 const LOSSY_BYTES: usize = 16 * 1024 * 1024;
 
+/// The code of the error that says that nothing more will come.
+pub const END: &str = "end";
+
 /// The queue of one taker.
 #[derive(Debug, Default)]
 pub struct Inbox {
@@ -35,6 +38,8 @@ struct Queue {
     bytes: usize,
     failure: Option<ConnectionError>,
     closed: bool,
+    /// Nothing more will come, and the taker wants to know.
+    ended: bool,
 }
 
 impl Queue {
@@ -162,11 +167,17 @@ impl Inbox {
         self.ready.notify_one();
     }
 
+    /// Nothing more will ever come: when all is taken, each [`Inbox::receive`] says so ([`END`]).
+    pub fn end(&self) {
+        self.queue.lock().ended = true;
+        self.ready.notify_one();
+    }
+
     /// Waits until something is there and takes at most `max` of it; at least one unless closed.
     /// A closed inbox gives out the rest and then empty lists.
     ///
     /// # Errors
-    /// What [`Inbox::fail`] was told.
+    /// What [`Inbox::fail`] was told; [`END`] where that was told.
     ///
     /// # Cancel safety
     /// Nothing is taken unless the future returns it.
@@ -183,13 +194,16 @@ impl Inbox {
     /// Takes what is there, without waiting. None: nothing is there yet.
     ///
     /// # Errors
-    /// What [`Inbox::fail`] was told.
+    /// As [`Inbox::receive`].
     pub fn try_receive(&self, max: usize) -> Result<Option<Vec<Delivery>>, ConnectionError> {
         let mut queue = self.queue.lock();
         if let Some(failure) = queue.failure.take() {
             return Err(failure);
         }
         let count = queue.deliveries.len().min(max.max(1));
+        if count == 0 && queue.ended && !queue.closed {
+            return Err(ConnectionError::permanent(END, "nothing more will come"));
+        }
         if count == 0 {
             return Ok(queue.closed.then(Vec::new));
         }
@@ -252,6 +266,20 @@ mod tests {
         Delivery {
             message: Message::new(text.to_owned()),
             take: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_is_told_when_all_is_taken_and_again_whenever_asked() {
+        let inbox = Inbox::default();
+        assert!(inbox.push(lossy("a")).unwrap());
+        inbox.end();
+        let taken = inbox.receive(5).await.unwrap();
+        assert_eq!(taken.len(), 1);
+        inbox.give_back(taken);
+        assert_eq!(inbox.receive(5).await.unwrap().len(), 1);
+        for _ in 0..2 {
+            assert_eq!(inbox.receive(5).await.unwrap_err().code, END);
         }
     }
 

@@ -32,9 +32,10 @@ pub(super) mod tests;
 
 pub use check::CheckReport;
 use entry::{Entry, Made};
-pub use error::PoolError;
+pub use error::{PoolError, otherwise};
 pub use info::{Counts, Info, interfaces};
 pub use lease::Lease;
+pub use lend::differing;
 use shared::Shared;
 
 /// What the host gives to every connection.
@@ -208,6 +209,14 @@ impl Pool {
             .filter(|property| property.both)
             .map(|property| property.name)
             .collect()
+    }
+
+    /// The endpoint that a connection of that type has for itself, if it has one: rules share it.
+    #[must_use]
+    pub fn exclusive_endpoint(&self, typ: &str, props: &Properties) -> Option<String> {
+        let kind = self.shared.config.registry.get(typ).ok()?;
+        let endpoint = kind.exclusive_endpoint(props)?;
+        Some(format!("{} {endpoint}", kind.name()))
     }
 
     /// There is such a type, or it is one that is attached to a rule.

@@ -4,8 +4,8 @@
 //! Every property but `datasource` and `path` is an option of the host's files, handed on by its name,
 //! lengths of time in milliseconds. Source: `path` is a folder and `datasource` a file in it (none or
 //! `/`: all), or one of them alone is the whole path. The checkpoint is the header `offset` of the last
-//! message read, given back as the option `resume`; a failure with the code `end` means that the files
-//! are read and will not be read again. Sink: `path` with `{{...}}` in it is rendered by the host, which
+//! message read, given back as the option `resume`; with the option `end`, a failure of that code means
+//! that the files are read and will not be read again. Sink: `path` with `{{...}}` in it is rendered by the host, which
 //! then gives each message its own subject and takes the property out.
 
 use serde_json::{Map, Value};
@@ -35,7 +35,7 @@ const TIMES: [&str; 3] = ["interval", "sendInterval", "rollingInterval"];
 /// Messages taken in one read, at most.
 const MOST: u32 = 1024;
 
-/// The code with which the host says that nothing more will come.
+/// The option that asks for it, and the code with which the host says that nothing more will come.
 const END: &str = "end";
 
 type Config = Map<String, Value>;
@@ -55,6 +55,7 @@ impl Source for FileSource {
         )?;
         let mut extra = options(config)?;
         extra.extend(resume.map(|offset| ("resume".to_owned(), offset)));
+        extra.push((END.to_owned(), "true".to_owned()));
         let options = SubscribeOptions { qos: None, extra };
         Ok(Self {
             subscription: Client::open("files")?.subscribe(&[path], &options)?,

@@ -67,6 +67,16 @@ impl Pager {
         &self.query
     }
 
+    /// As [`Query::types`].
+    pub(crate) fn types(&self) -> Option<(&'static str, Vec<Value>)> {
+        self.query.types()
+    }
+
+    /// As [`Query::learn`].
+    pub(crate) fn learn(&mut self, answer: &Rows) {
+        self.query.learn(answer);
+    }
+
     /// One more than a page: it shows whether the page's end is amid equal rows.
     fn asked(&self) -> u32 {
         self.rows.saturating_mul(self.wider).saturating_add(1)

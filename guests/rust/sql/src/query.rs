@@ -1,11 +1,19 @@
 //! The source's configuration, checked, and the statement that it makes.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
-use windlass_connector::sql::Value;
+use windlass_connector::sql::{Rows, Value};
 use windlass_connector::{Dialect, Error, Millis};
 
 use crate::index::{Index, IndexConfig, wrong};
 use crate::template::Template;
+
+/// The columns of a table that are more exact, or less, than what a text or a float is compared as.
+const TYPES: &str = "SELECT COLUMN_NAME, CONCAT(DATA_TYPE, IF(COLUMN_TYPE LIKE '%unsigned%', ' unsigned', '')), \
+    NUMERIC_PRECISION, NUMERIC_SCALE FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?";
+
+const UNSIGNED: &str = "UNSIGNED";
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -42,6 +50,10 @@ pub(crate) struct Query {
     pub(crate) subject: String,
     /// Milliseconds between two queries.
     pub(crate) interval: u32,
+    /// Index columns whose values must be cast to be compared exactly, and to what.
+    casts: HashMap<String, String>,
+    /// The table whose columns' types must be known for that.
+    types: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -110,11 +122,13 @@ impl Query {
             index,
             limit,
             subject: if datasource.is_empty() {
-                table
+                table.clone()
             } else {
                 datasource
             },
             interval,
+            casts: HashMap::new(),
+            types: (dialect == Dialect::Mysql).then_some(table),
         })
     }
 
@@ -143,7 +157,53 @@ impl Query {
             limit: None,
             subject: datasource,
             interval,
+            casts: HashMap::new(),
+            types: None,
         })
+    }
+
+    /// What to ask before the first statement; None: nothing (any more).
+    ///
+    /// MySQL compares a number with a text as two floats, which have 53 bits: values of columns that
+    /// have more come as texts, and must be cast back.
+    pub(crate) fn types(&self) -> Option<(&'static str, Vec<Value>)> {
+        let table = self
+            .types
+            .as_ref()
+            .filter(|_| !self.index.names.is_empty())?;
+        let (schema, table) = match table.rsplit_once('.') {
+            Some((schema, table)) => (Value::Text(schema.to_owned()), table),
+            None => (Value::Null, table.as_str()),
+        };
+        Some((TYPES, vec![schema, Value::Text(table.to_owned())]))
+    }
+
+    /// The answer to that.
+    pub(crate) fn learn(&mut self, answer: &Rows) {
+        // A table that is not there yet is asked for again.
+        if !answer.rows.is_empty() {
+            self.types = None;
+        }
+        for row in &answer.rows {
+            let [Value::Text(name), Value::Text(typ), precision, scale] = row.as_slice() else {
+                continue;
+            };
+            let number = |value: &Value| match value {
+                Value::Integer(value) => *value,
+                _ => 0,
+            };
+            let cast = match typ.as_str() {
+                "decimal" | "decimal unsigned" => {
+                    // Room for a first value with more digits behind the point than the column has.
+                    let whole = number(precision) - number(scale);
+                    format!("DECIMAL(65, {})", (65 - whole).clamp(0, 30))
+                }
+                "bigint unsigned" => UNSIGNED.to_owned(),
+                "float" => "FLOAT".to_owned(),
+                _ => continue,
+            };
+            self.casts.insert(name.to_lowercase(), cast);
+        }
     }
 
     /// The statement for the rows behind `after`, perhaps not more than `limit`, and its parameters.
@@ -197,45 +257,60 @@ impl Query {
 
     /// The condition for rows behind these values, the first column weighing most.
     fn behind(&self, out: &mut String, params: &mut Vec<Value>, names: &[String], after: &[Value]) {
-        let mut bind = |out: &mut String, value: &Value| {
+        let mut bind = |out: &mut String, name: &str, value: &Value| {
             params.push(value.clone());
-            self.dialect.place(out, params.len());
+            // Integers are compared exactly with every kind of number.
+            let cast = self.casts.get(&name.to_lowercase());
+            let cast = cast.filter(|cast| match value {
+                Value::Text(_) => true,
+                // A fraction would be rounded, past rows that are behind it.
+                Value::Real(_) => *cast != UNSIGNED,
+                _ => false,
+            });
+            match cast {
+                Some(cast) => {
+                    out.push_str("CAST(");
+                    self.dialect.place(out, params.len());
+                    out.push_str(&format!(" AS {cast})"));
+                }
+                None => self.dialect.place(out, params.len()),
+            }
         };
-        if let ([name], [value]) = (names, after) {
+        if let ([name], [plain], [value]) = (names, self.index.names.as_slice(), after) {
             out.push_str(name);
             out.push_str(" > ");
-            bind(out, value);
+            bind(out, plain, value);
             return;
         }
         if self.dialect != Dialect::Mysql {
             out.push_str(&format!("({}) > (", names.join(", ")));
-            for (place, value) in after.iter().enumerate() {
+            for (place, (plain, value)) in self.index.names.iter().zip(after).enumerate() {
                 if place > 0 {
                     out.push_str(", ");
                 }
-                bind(out, value);
+                bind(out, plain, value);
             }
             out.push(')');
             return;
         }
         // MySQL compares rows as the others do, but does not use an index for it.
-        let mut columns = names.iter().zip(after).peekable();
+        let mut columns = names.iter().zip(&self.index.names).zip(after).peekable();
         let mut open = 0;
-        while let Some((name, value)) = columns.next() {
+        while let Some(((name, plain), value)) = columns.next() {
             let is_last = columns.peek().is_none();
             if open == 0 {
                 out.push_str(&format!("{name} >= "));
-                bind(out, value);
+                bind(out, plain, value);
                 out.push_str(" AND ");
             }
             if is_last {
                 out.push_str(&format!("{name} > "));
-                bind(out, value);
+                bind(out, plain, value);
             } else {
                 out.push_str(&format!("({name} > "));
-                bind(out, value);
+                bind(out, plain, value);
                 out.push_str(&format!(" OR {name} = "));
-                bind(out, value);
+                bind(out, plain, value);
                 out.push_str(" AND ");
                 open += 1;
             }
@@ -330,6 +405,52 @@ mod tests {
             })
             .collect();
         assert_eq!(values, [1, 1, 1, 2, 2, 3]);
+    }
+
+    #[test]
+    fn in_mysql_what_is_more_exact_than_a_float_is_cast_to_the_columns_type() {
+        let mut two = table(TWO, Dialect::Mysql);
+        let (_, asked) = two.types().unwrap();
+        assert_eq!(asked, ["a", "t"].map(|text| Value::Text(text.to_owned())));
+        let row = |name: &str, typ: &str, precision, scale| {
+            let text = |text: &str| Value::Text(text.to_owned());
+            vec![text(name), text(typ), precision, scale]
+        };
+        two.learn(&Rows {
+            columns: Vec::new(),
+            rows: Vec::new(),
+            truncated: false,
+        });
+        assert!(two.types().is_some(), "the table is not there yet");
+        two.learn(&Rows {
+            columns: Vec::new(),
+            rows: vec![
+                row("A", "decimal", Value::Integer(40), Value::Integer(2)),
+                row(
+                    "b",
+                    "bigint unsigned",
+                    Value::Integer(20),
+                    Value::Integer(0),
+                ),
+                row("c", "varchar", Value::Null, Value::Null),
+            ],
+            truncated: false,
+        });
+        assert!(two.types().is_none());
+        let text = |text: &str| Value::Text(text.to_owned());
+        let condition = |after: &[Value]| two.statement(Some(after), None).unwrap().0;
+        let exact = condition(&[text("1.50"), text("18446744073709551615")]);
+        assert!(
+            exact.contains(
+                "`a` >= CAST(? AS DECIMAL(65, 27)) AND (`a` > CAST(? AS DECIMAL(65, 27)) OR \
+                 `a` = CAST(? AS DECIMAL(65, 27)) AND `b` > CAST(? AS UNSIGNED))"
+            ),
+            "{exact}"
+        );
+        let plain = condition(&[Value::Integer(1), Value::Real(2.5)]);
+        assert!(!plain.contains("CAST"), "{plain}");
+        assert!(table(TWO, Dialect::Postgresql).types().is_none());
+        assert!(table(r#""limit":1"#, Dialect::Mysql).types().is_none());
     }
 
     #[test]

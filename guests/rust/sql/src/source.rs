@@ -43,6 +43,10 @@ impl Source for SqlSource {
         {
             return Ok(idle(wait));
         }
+        if let Some((statement, params)) = self.pager.types() {
+            let answer = self.client.query(statement, &params)?;
+            self.pager.learn(&answer);
+        }
         for _ in 0..WIDENINGS {
             let (statement, params) = self.pager.statement()?;
             let mut answer = self.client.query(&statement, &params)?;

@@ -2,13 +2,14 @@
 //! a rule and stands in no list. Touches nothing outside that folder.
 //!
 //! A subscription's filter is the path of one file; its records arrive with a header `offset`, the
-//! place behind them, which `resume` takes. A published message is a line at the end of the file that
+//! place behind them, which `resume` takes. Who subscribes with the option `end` is told when all files
+//! are read and will not be read again. A published message is a line at the end of the file that
 //! its subject names.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -36,7 +37,7 @@ mod tests;
 /// The `typ`.
 pub const NAME: &str = "file";
 
-/// The properties, named as in eKuiper. A subscription's `extra` takes them too, and `resume`.
+/// The properties, named as in eKuiper. A subscription's `extra` takes them too, and `resume` and `end`.
 pub const PROPERTIES: &[Property] = &[
     Property::plain("path"),
     Property::plain("fileType"),
@@ -101,6 +102,8 @@ struct Reading {
     delimiter: u8,
     /// Bytes (lines, csv) or records (json) that were taken earlier.
     resume: u64,
+    /// The taker wants to know when nothing more will come.
+    end: bool,
 }
 
 /// One rule's access to the files.
@@ -205,6 +208,7 @@ fn reading(reader: &mut Reader<'_>, resume: u64) -> Reading {
         columns: reader.strings("columns").unwrap_or_default(),
         delimiter: byte,
         resume,
+        end: false,
     }
 }
 
@@ -221,7 +225,7 @@ impl Attached {
     /// The connection's properties with those of one subscription over them.
     fn reading_with(&self, extra: &[(String, String)]) -> Result<Reading, ConnectionError> {
         let mut properties = self.properties.clone();
-        let mut resume = 0;
+        let (mut resume, mut end) = (0, false);
         for (name, text) in extra {
             if name.eq_ignore_ascii_case("resume") {
                 resume = text.parse().map_err(|_| {
@@ -229,6 +233,12 @@ impl Attached {
                         "resume",
                         "resume must be the offset of an earlier record",
                     )
+                })?;
+                continue;
+            }
+            if name.eq_ignore_ascii_case("end") {
+                end = text.parse().map_err(|_| {
+                    ConnectionError::misconfigured("end", "end must be true or false")
                 })?;
                 continue;
             }
@@ -248,7 +258,10 @@ impl Attached {
             properties.insert(same.unwrap_or_else(|| name.clone()), value);
         }
         let mut reader = Reader::new(&properties, PROPERTIES, &self.root);
-        let reading = reading(&mut reader, resume);
+        let reading = Reading {
+            end,
+            ..reading(&mut reader, resume)
+        };
         reader.finish().map_err(|errors| {
             let texts: Vec<_> = errors
                 .into_iter()
@@ -324,6 +337,7 @@ impl Messaging for Attached {
                 .map_err(|error| ConnectionError::misconfigured("path", error.message))?;
             files.push((filter, file));
         }
+        let unread = Arc::new(AtomicUsize::new(files.len()));
         let spawn = |(filter, file): (&String, PathBuf)| {
             let task = read::run(
                 file,
@@ -332,7 +346,13 @@ impl Messaging for Attached {
                 Arc::clone(&inbox),
                 self.context.clone(),
             );
-            AbortOnDropHandle::new(self.runtime.spawn(task))
+            let (unread, end, inbox) = (Arc::clone(&unread), reading.end, Arc::clone(&inbox));
+            AbortOnDropHandle::new(self.runtime.spawn(async move {
+                task.await;
+                if unread.fetch_sub(1, Ordering::AcqRel) == 1 && end {
+                    inbox.end();
+                }
+            }))
         };
         Ok(Box::new(Subscription {
             _tasks: files.into_iter().map(spawn).collect(),

@@ -54,6 +54,55 @@ fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
+async fn who_asks_is_told_when_all_files_are_read_and_not_before() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a"), "1\n2\n").unwrap();
+    let connection = attached(folder.path(), json!({"fileType": "lines"})).unwrap();
+    let messaging = connection.messaging().unwrap();
+    let subscribe = |extra: &[(&str, &str)]| {
+        let extra = extra.iter();
+        let options = SubscribeOptions {
+            qos: None,
+            extra: extra
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+        };
+        let inbox = Arc::<Inbox>::default();
+        let files = ["a".to_owned(), "late".to_owned()];
+        let guard = messaging
+            .subscribe(&files, &options, Arc::clone(&inbox))
+            .unwrap();
+        (guard, inbox)
+    };
+    let (_guard, inbox) = subscribe(&[("end", "true")]);
+    let (_quiet, silent) = subscribe(&[]);
+    let mut got = Vec::new();
+    while got.len() < 2 {
+        // The missing file is told in between, and awaited.
+        got.extend(inbox.receive(10).await.unwrap_or_default());
+    }
+    let early = inbox.try_receive(10).err().map(|error| error.code);
+    assert_ne!(early.as_deref(), Some("end"), "one file is still awaited");
+    std::fs::write(folder.path().join("late"), "3\n").unwrap();
+    let end = async {
+        loop {
+            match inbox.receive(10).await {
+                Ok(taken) => got.extend(taken),
+                Err(error) if error.code == "end" => return,
+                Err(_) => {}
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), end)
+        .await
+        .unwrap();
+    assert_eq!(got.len(), 3);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let waits = |_| silent.try_receive(10).is_ok_and(|taken| taken.is_none());
+    assert!((0..20).any(waits), "it did not ask");
+}
+
+#[tokio::test]
 async fn records_come_with_the_offset_from_which_reading_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("l"), "skip\none\ntwo\r\nthree\nlast\n").unwrap();

@@ -45,6 +45,14 @@ pub enum PoolError {
         /// The one that was first.
         other: Option<String>,
     },
+    /// Rules share the one connection of an exclusive endpoint, and it is there with other properties.
+    #[error("{}", otherwise(users, names))]
+    Otherwise {
+        /// The rules that use it.
+        users: Vec<String>,
+        /// The properties whose values differ.
+        names: Vec<String>,
+    },
     /// The type or the properties have mistakes: all of them.
     #[error("{}", sentences(.0))]
     Invalid(Vec<ConfigError>),
@@ -74,6 +82,16 @@ fn same_client(other: Option<&str>) -> String {
         ),
         None => "this client id is already in use at this server; choose another".to_owned(),
     }
+}
+
+/// What two definitions of one connection must be, and are not.
+#[must_use]
+pub fn otherwise(users: &[String], names: &[String]) -> String {
+    format!(
+        "{} uses the same endpoint with another value of {}: give both the same, or make one connection of it and name that with connectionSelector",
+        users.join(" and "),
+        names.join(", ")
+    )
 }
 
 fn sentences(mistakes: &[ConfigError]) -> String {

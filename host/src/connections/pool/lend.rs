@@ -25,8 +25,9 @@ impl Pool {
     /// second lease of the same id, type and properties shares it. `memory` and `file` are attached.
     ///
     /// # Errors
-    /// The type is unknown, the properties have mistakes, the id is taken by another connection, or a
-    /// named connection is the same client or has the same endpoint.
+    /// The type is unknown, the properties have mistakes, the id is taken by another connection, a named
+    /// connection is the same client or has the same endpoint, or the endpoint is there with other
+    /// properties.
     pub fn lease_anonymous(
         &self,
         tenant: &str,
@@ -60,6 +61,17 @@ impl Pool {
             let same_kind = listed_kind.is_some_and(|listed| listed.name() == kind.name());
             if listed.named || !same_kind || (endpoint.is_none() && listed_props != props) {
                 return Err(PoolError::Exists(id));
+            }
+            let names = differing(&listed_props, &props);
+            if !names.is_empty() {
+                let users = listed
+                    .users()
+                    .into_iter()
+                    .map(|user| format!("rule {user}"));
+                return Err(PoolError::Otherwise {
+                    users: users.collect(),
+                    names,
+                });
             }
             return Ok(self.hold(listed, user));
         }
@@ -116,6 +128,20 @@ impl Pool {
             token,
         })
     }
+}
+
+/// The names of properties that are not the same in both, in order.
+#[must_use]
+pub fn differing(one: &Properties, other: &Properties) -> Vec<String> {
+    let mut names: Vec<String> = one
+        .iter()
+        .chain(other)
+        .filter(|(name, _)| one.get(*name) != other.get(*name))
+        .map(|(name, _)| name.clone())
+        .collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 fn short_hash(text: &str) -> String {

@@ -6,6 +6,7 @@ use sqlx::error::DatabaseError;
 use sqlx::mysql::MySqlDatabaseError;
 use sqlx::postgres::PgDatabaseError;
 
+use crate::connections::tls;
 use crate::error::{ConnectionError, ErrorKind};
 
 /// Why work on one connection ended.
@@ -135,10 +136,10 @@ pub(super) fn of_dial(error: sqlx::Error) -> ConnectionError {
             let failed = ConnectionError::disconnected(found.code, sentence).caused_by(words);
             if refused { failed.slow() } else { failed }
         }
-        sqlx::Error::Io(error) => {
+        sqlx::Error::Io(error) => tls::explain(&error).unwrap_or_else(|| {
             ConnectionError::disconnected("connect", "the database cannot be reached")
                 .caused_by(error)
-        }
+        }),
         sqlx::Error::Configuration(error) => ConnectionError::misconfigured(
             "configuration",
             "the properties of the connection cannot be used",

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{GuestPlan, Planner, RENDER, Reach, Role, SlotPlan, among, placed};
 use crate::config::pointer_to;
+use crate::connections::pool::{differing, otherwise};
 use crate::connections::{file, memory};
 use crate::rules::engine::TENANT;
 use crate::rules::output::{DynamicProperty, OutputPlan};
@@ -286,10 +287,36 @@ impl Planner<'_> {
                 }
             }
         }
+        self.share(typ, &given, pointer, at);
         Some(Reach::Anonymous {
             typ: typ.to_ascii_lowercase(),
             props: given,
         })
+    }
+
+    /// Whoever names the same exclusive endpoint shares one connection, and must mean the same one.
+    fn share(
+        &mut self,
+        typ: &str,
+        props: &Map<String, Value>,
+        pointer: &str,
+        at: &dyn Fn(&str) -> String,
+    ) {
+        let Some(endpoint) = self.pool.exclusive_endpoint(typ, props) else {
+            return;
+        };
+        let Some((first, its)) = self.endpoints.get(&endpoint) else {
+            let whose = (self.whose.clone(), props.clone());
+            self.endpoints.insert(endpoint, whose);
+            return;
+        };
+        let names = differing(its, props);
+        if !names.is_empty() {
+            let message = otherwise(std::slice::from_ref(first), &names);
+            let own = names.iter().find(|name| props.contains_key(*name));
+            let place = own.map_or_else(|| pointer.to_owned(), |name| at(name));
+            self.error(&place, message);
+        }
     }
 
     /// The connector's own schema, on what is left. An unknown name gets the nearest valid one.

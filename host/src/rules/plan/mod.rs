@@ -205,6 +205,11 @@ struct Planner<'a> {
     offers: HashMap<String, Vec<Interface>>,
     /// By name; None: it could not be loaded, and that was said.
     connectors: HashMap<String, Option<Arc<Connector>>>,
+    /// Which stream or action is being looked at, for sentences of others.
+    whose: String,
+    /// Endpoints that streams and actions share without a connection of their own: who was first, and
+    /// its properties.
+    endpoints: HashMap<String, (String, Properties)>,
     errors: Vec<ManifestError>,
     warnings: Vec<ManifestError>,
 }
@@ -223,6 +228,8 @@ impl<'a> Planner<'a> {
             progress,
             offers: HashMap::new(),
             connectors: HashMap::new(),
+            whose: String::new(),
+            endpoints: HashMap::new(),
             errors: Vec::new(),
             warnings: Vec::new(),
         }
@@ -345,6 +352,7 @@ impl Planner<'_> {
                 .cloned()
                 .unwrap_or_else(|| pointer.to_owned())
         };
+        self.whose = format!("stream \"{}\"", statement.name);
         let guest = self.guest(
             connector,
             &statement.typ,
@@ -471,6 +479,7 @@ impl Planner<'_> {
             .and_then(Value::as_str)
             .unwrap_or_default()
             .to_owned();
+        self.whose = format!("action \"{name}\" of rule \"{}\"", rule.id);
         let guest = self.guest(connector, &def.typ, Role::Sink, props, &def.pointer, &at)?;
         let mut spill = spill?;
         for warning in &spill.warnings {

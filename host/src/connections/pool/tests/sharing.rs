@@ -159,6 +159,21 @@ async fn rules_share_the_owner_of_an_exclusive_endpoint_also_across_a_restart() 
         ),
     );
     assert!(matches!(named, Err(PoolError::SameClient { other: Some(id) }) if id == one.id()));
+    let refused = pool
+        .lease_anonymous(
+            T,
+            "w",
+            "fake",
+            props(json!({"server": "pair", "endpoint": "tcp://h:7081", "password": "geheim"})),
+            "three",
+        )
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("rule one and rule two") && refused.contains("value of password"),
+        "{refused}"
+    );
+    assert!(!refused.contains("geheim"), "{refused}");
     drop((one, two));
     let again = pool
         .lease_anonymous(T, "z", "fake", given(), "three")
