@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 mod check;
+mod client;
+mod completions;
 mod connector;
 mod deadletters;
 mod demo;
@@ -63,6 +65,23 @@ enum Command {
     Connector(connector::Command),
     /// Print a JSON Schema of a manifest, for editors
     Schema(schema::Arguments),
+    /// Connections of a server: list, make, change, delete, look at them
+    #[command(subcommand)]
+    Connections(client::connections::Command),
+    /// Streams of a server
+    #[command(subcommand)]
+    Streams(client::streams::Command),
+    /// Rules of a server: list, make, change, delete, start and stop them
+    #[command(subcommand)]
+    Rules(client::rules::Command),
+    /// Connectors of a server
+    #[command(subcommand)]
+    Connectors(client::connectors::Command),
+    /// Which server the commands talk to, and with which token
+    #[command(subcommand)]
+    Context(client::context::Command),
+    /// Print completions for a shell
+    Completions(completions::Arguments),
     /// Look at messages that could not be delivered, send them again, remove them
     #[command(subcommand, name = "deadletters")]
     DeadLetters(deadletters::Command),
@@ -115,6 +134,12 @@ pub fn main() -> ExitCode {
             Command::Demo(arguments) => demo::demo(arguments, &logs).await,
             Command::Connector(command) => connector::main(command).await,
             Command::Schema(arguments) => schema::schema(arguments).await,
+            Command::Connections(command) => client::connections::main(command).await,
+            Command::Streams(command) => client::streams::main(command).await,
+            Command::Rules(command) => client::rules::main(command).await,
+            Command::Connectors(command) => client::connectors::main(command).await,
+            Command::Context(command) => client::context::main(command),
+            Command::Completions(arguments) => completions::completions(&arguments),
             Command::DeadLetters(command) => deadletters::main(command).await,
             Command::CompileComponent { .. } => Ok(ExitCode::SUCCESS),
         }

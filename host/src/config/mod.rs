@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 mod document;
+pub mod ekuiper;
 mod merge;
 mod names;
 mod node;
@@ -24,6 +25,7 @@ pub mod schema;
 mod tests;
 mod variables;
 mod yaml;
+mod yaml_text;
 
 pub use document::Document;
 pub use names::{nearest, unknown, validate_id};
@@ -31,6 +33,7 @@ pub use place::{ManifestError, Place, pointer_to};
 pub use reader::duration_of as duration;
 pub use rule::{ActionDef, Overflow, RestartStrategy, RuleDef, RuleOptions, Written};
 pub use variables::Lookup;
+pub use yaml_text::to_yaml;
 
 /// The largest manifest that is read.
 const LARGEST_FILE: u64 = 64 * 1024 * 1024;
@@ -123,12 +126,18 @@ impl FromIterator<ConfKeyDef> for ConfKeys {
 }
 
 impl ConfKeys {
-    /// The properties of that name for that type. As in eKuiper, the type without regard to case.
+    /// The properties of that name for that type. As in eKuiper, the type without regard to case;
+    /// the name too where none is exactly that, for eKuiper's files have them in lower case.
     #[must_use]
     pub fn get(&self, typ: &str, key: &str) -> Option<&ConfKeyDef> {
-        self.0
-            .iter()
-            .find(|def| def.key == key && def.typ.eq_ignore_ascii_case(typ))
+        let of_type = || {
+            self.0
+                .iter()
+                .filter(|def| def.typ.eq_ignore_ascii_case(typ))
+        };
+        of_type()
+            .find(|def| def.key == key)
+            .or_else(|| of_type().find(|def| def.key.eq_ignore_ascii_case(key)))
     }
 
     /// All of them, in the order of the manifest.
@@ -387,7 +396,7 @@ pub fn rule_of(
 pub fn document(source: &Source, lookup: &Lookup<'_>) -> Result<Value, Vec<ManifestError>> {
     let file: Arc<str> = source.name.as_str().into();
     let mut errors = Vec::new();
-    let (documents, _) = yaml::parse(&source.text, &file, lookup, &mut errors);
+    let (documents, _) = yaml::parse(&source.text, &file, Some(lookup), &mut errors);
     match documents.as_slice() {
         _ if !errors.is_empty() => {
             ManifestError::arrange(&mut errors);
