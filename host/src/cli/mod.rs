@@ -14,6 +14,7 @@ mod connector;
 mod deadletters;
 mod demo;
 mod folder;
+mod import_ekuiper;
 mod logs;
 mod output;
 mod run;
@@ -77,6 +78,12 @@ enum Command {
     /// Connectors of a server
     #[command(subcommand)]
     Connectors(client::connectors::Command),
+    /// Show connections and rules of a server with their states and counters
+    Status(client::status::Arguments),
+    /// Make a server have what manifests say
+    Apply(client::apply::Arguments),
+    /// See what of an eKuiper works here: its folder, its export, or a running one; make a manifest of it
+    ImportEkuiper(import_ekuiper::Arguments),
     /// Which server the commands talk to, and with which token
     #[command(subcommand)]
     Context(client::context::Command),
@@ -138,6 +145,9 @@ pub fn main() -> ExitCode {
             Command::Streams(command) => client::streams::main(command).await,
             Command::Rules(command) => client::rules::main(command).await,
             Command::Connectors(command) => client::connectors::main(command).await,
+            Command::Status(arguments) => client::status::status(arguments, &logs).await,
+            Command::Apply(arguments) => client::apply::apply(arguments).await,
+            Command::ImportEkuiper(arguments) => import_ekuiper::import(arguments).await,
             Command::Context(command) => client::context::main(command),
             Command::Completions(arguments) => completions::completions(&arguments),
             Command::DeadLetters(command) => deadletters::main(command).await,
@@ -171,6 +181,7 @@ impl Command {
             Self::Run(arguments) => arguments.json,
             Self::Serve(arguments) => arguments.json,
             Self::Demo(arguments) => arguments.json,
+            Self::Status(arguments) => !arguments.draws_table(),
             _ => return false,
         };
         !json && std::io::stdout().is_terminal()

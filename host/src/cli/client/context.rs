@@ -34,10 +34,10 @@ pub(in crate::cli) struct ServerArguments {
     pub(in crate::cli) token_file: Option<PathBuf>,
     /// Another context than the one in use
     #[arg(long, value_name = "NAME", conflicts_with = "server")]
-    context: Option<String>,
+    pub(in crate::cli) context: Option<String>,
     /// A PEM file with authorities to be trusted beside the system's
     #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
+    pub(in crate::cli) ca: Option<PathBuf>,
 }
 
 impl ServerArguments {

@@ -76,6 +76,7 @@ pub(in crate::cli) struct Rest {
     client: reqwest::Client,
     base: Url,
     token: Option<SecretString>,
+    scheme: &'static str,
 }
 
 impl fmt::Debug for Rest {
@@ -125,7 +126,15 @@ impl Rest {
             client,
             base,
             token,
+            scheme: "Bearer ",
         })
+    }
+
+    /// The same, with the token by itself, as eKuiper wants it.
+    #[must_use]
+    pub(in crate::cli) fn with_bare_token(mut self) -> Self {
+        self.scheme = "";
+        self
     }
 
     /// The server. User and password are never in it.
@@ -150,7 +159,7 @@ impl Rest {
         let Some(token) = &self.token else {
             return request;
         };
-        match HeaderValue::from_str(&format!("Bearer {}", token.expose_secret())) {
+        match HeaderValue::from_str(&format!("{}{}", self.scheme, token.expose_secret())) {
             Ok(mut value) => {
                 value.set_sensitive(true);
                 request.header(AUTHORIZATION, value)

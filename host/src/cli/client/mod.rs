@@ -10,12 +10,14 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+pub(super) mod apply;
 pub(super) mod connections;
 pub(super) mod connectors;
 pub(super) mod context;
 pub(super) mod http;
-mod render;
+pub(super) mod render;
 pub(super) mod rules;
+pub(super) mod status;
 pub(super) mod streams;
 
 use self::context::ServerArguments;

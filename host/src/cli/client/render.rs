@@ -13,13 +13,13 @@ const LAST: usize = 300;
 
 /// Rows of texts below a line of heads.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(in crate::cli) struct Table {
     rows: Vec<Vec<String>>,
     columns: usize,
 }
 
 impl Table {
-    pub(super) fn new(heads: &[&str]) -> Self {
+    pub(in crate::cli) fn new(heads: &[&str]) -> Self {
         Self {
             rows: vec![heads.iter().map(|head| (*head).to_owned()).collect()],
             columns: heads.len(),
@@ -27,7 +27,7 @@ impl Table {
     }
 
     /// Adds a row; what is missing is empty.
-    pub(super) fn row(&mut self, cells: &[&str]) {
+    pub(in crate::cli) fn row(&mut self, cells: &[&str]) {
         let cells = (0..self.columns).map(|column| {
             let width = if column + 1 == self.columns {
                 LAST
@@ -59,7 +59,7 @@ impl Table {
     }
 
     /// To stdout; `nothing` where there are no rows.
-    pub(super) fn say(&self, nothing: &str) -> io::Result<()> {
+    pub(in crate::cli) fn say(&self, nothing: &str) -> io::Result<()> {
         if self.rows.len() < 2 {
             return output::say(nothing);
         }

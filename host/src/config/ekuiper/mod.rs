@@ -26,7 +26,7 @@ mod write;
 pub use etc::{EtcFile, etc, read_etc};
 pub use export::read_export;
 pub use manifest::{ManifestItem, ManifestText};
-pub use sql::stream_option;
+pub use sql::{stream_name, stream_option};
 
 /// A section of eKuiper's data export, in its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -290,6 +290,22 @@ impl Bundle {
             && self.tables.is_empty()
             && self.rules.is_empty()
             && self.left.is_empty()
+    }
+
+    /// Adds what another one has: `init.json` beside a folder.
+    pub fn absorb(&mut self, other: Self) {
+        self.connections.extend(other.connections);
+        self.deleted.extend(other.deleted);
+        self.conf_keys.extend(other.conf_keys);
+        self.streams.extend(other.streams);
+        self.tables.extend(other.tables);
+        self.rules.extend(other.rules);
+        self.settings.extend(other.settings);
+        self.left.extend(other.left);
+        self.remarks.extend(other.remarks);
+        if !other.provision.is_empty() {
+            self.provision = other.provision;
+        }
     }
 
     fn leave(&mut self, section: Section, id: impl Into<String>, message: impl Into<String>) {

@@ -1,7 +1,7 @@
 //! The little that must be known of CREATE STREAM before whoever reads it in full has seen it: its
 //! name, and one of its options. Never complains: what is broken is said by the query's own reader.
 
-use super::super::merge::stream_name;
+use super::super::merge;
 
 /// `stream` or `table`, and the name that a statement creates; None where it is something else.
 pub(super) fn statement_of(sql: &str) -> Option<(&'static str, &str)> {
@@ -13,6 +13,12 @@ pub(super) fn statement_of(sql: &str) -> Option<(&'static str, &str)> {
         "stream"
     };
     Some((kind, name))
+}
+
+/// The name in `CREATE STREAM name …`, and in that of a table; None where it is something else.
+#[must_use]
+pub fn stream_name(sql: &str) -> Option<&str> {
+    merge::stream_name(sql)
 }
 
 /// The value of an option of `CREATE STREAM … WITH (…)`, its name without regard to case. Options
