@@ -11,6 +11,7 @@ mod delivery;
 mod guests;
 mod harness;
 mod host_killed;
+mod import_ekuiper;
 mod languages;
 mod price;
 mod push;

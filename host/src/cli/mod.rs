@@ -8,10 +8,13 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 mod check;
+mod client;
+mod completions;
 mod connector;
 mod deadletters;
 mod demo;
 mod folder;
+mod import_ekuiper;
 mod logs;
 mod output;
 mod run;
@@ -63,6 +66,29 @@ enum Command {
     Connector(connector::Command),
     /// Print a JSON Schema of a manifest, for editors
     Schema(schema::Arguments),
+    /// Connections of a server: list, make, change, delete, look at them
+    #[command(subcommand)]
+    Connections(client::connections::Command),
+    /// Streams of a server
+    #[command(subcommand)]
+    Streams(client::streams::Command),
+    /// Rules of a server: list, make, change, delete, start and stop them
+    #[command(subcommand)]
+    Rules(client::rules::Command),
+    /// Connectors of a server
+    #[command(subcommand)]
+    Connectors(client::connectors::Command),
+    /// Show connections and rules of a server with their states and counters
+    Status(client::status::Arguments),
+    /// Make a server have what manifests say
+    Apply(client::apply::Arguments),
+    /// See what of an eKuiper works here: its folder, its export, or a running one; make a manifest of it
+    ImportEkuiper(import_ekuiper::Arguments),
+    /// Which server the commands talk to, and with which token
+    #[command(subcommand)]
+    Context(client::context::Command),
+    /// Print completions for a shell
+    Completions(completions::Arguments),
     /// Look at messages that could not be delivered, send them again, remove them
     #[command(subcommand, name = "deadletters")]
     DeadLetters(deadletters::Command),
@@ -115,6 +141,15 @@ pub fn main() -> ExitCode {
             Command::Demo(arguments) => demo::demo(arguments, &logs).await,
             Command::Connector(command) => connector::main(command).await,
             Command::Schema(arguments) => schema::schema(arguments).await,
+            Command::Connections(command) => client::connections::main(command).await,
+            Command::Streams(command) => client::streams::main(command).await,
+            Command::Rules(command) => client::rules::main(command).await,
+            Command::Connectors(command) => client::connectors::main(command).await,
+            Command::Status(arguments) => client::status::status(arguments, &logs).await,
+            Command::Apply(arguments) => client::apply::apply(arguments).await,
+            Command::ImportEkuiper(arguments) => import_ekuiper::import(arguments).await,
+            Command::Context(command) => client::context::main(command),
+            Command::Completions(arguments) => completions::completions(&arguments),
             Command::DeadLetters(command) => deadletters::main(command).await,
             Command::CompileComponent { .. } => Ok(ExitCode::SUCCESS),
         }
@@ -146,6 +181,7 @@ impl Command {
             Self::Run(arguments) => arguments.json,
             Self::Serve(arguments) => arguments.json,
             Self::Demo(arguments) => arguments.json,
+            Self::Status(arguments) => !arguments.draws_table(),
             _ => return false,
         };
         !json && std::io::stdout().is_terminal()

@@ -41,6 +41,18 @@ impl Document {
     /// # Errors
     /// What is no YAML, and more than one document.
     pub fn parse(name: &str, text: &str, lookup: &Lookup<'_>) -> Result<Self, Vec<ManifestError>> {
+        Self::of(name, text, Some(lookup))
+    }
+
+    /// As [`Document::parse`], for the file of another program: a `${NAME}` in it is text.
+    ///
+    /// # Errors
+    /// As [`Document::parse`].
+    pub fn verbatim(name: &str, text: &str) -> Result<Self, Vec<ManifestError>> {
+        Self::of(name, text, None)
+    }
+
+    fn of(name: &str, text: &str, lookup: Option<&Lookup<'_>>) -> Result<Self, Vec<ManifestError>> {
         let file: Arc<str> = name.into();
         let mut errors = Vec::new();
         let (nodes, _) = yaml::parse(text, &file, lookup, &mut errors);
@@ -110,6 +122,15 @@ mod tests {
         let error = document.error_at_key("/b/1/c", "no");
         assert_eq!(error.to_string(), "t.yaml:2:10: no");
         assert_eq!(document.error("/a/z", "no").line, 1);
+    }
+
+    #[test]
+    fn a_verbatim_document_keeps_what_looks_like_a_variable() {
+        let document = Document::verbatim("t.yaml", "a: ${HOME}\nb: $${x\n").unwrap();
+        assert_eq!(
+            document.value,
+            serde_json::json!({"a": "${HOME}", "b": "$${x"})
+        );
     }
 
     #[test]

@@ -91,7 +91,8 @@ impl Merge {
             places.add("", &file, None, Pos { line: 1, column: 1 }, Text::Opaque);
             self.manifest.base.clone_from(&source.base);
         }
-        let (documents, complete) = yaml::parse(&source.text, &file, lookup, &mut self.errors);
+        let (documents, complete) =
+            yaml::parse(&source.text, &file, Some(lookup), &mut self.errors);
         self.manifest.whole &= complete;
         if complete && documents.iter().all(|node| matches!(node.kind, Kind::Null)) {
             let message = format!("this file is empty; a manifest has {}", SECTIONS.join(", "));
@@ -554,7 +555,7 @@ fn key_pair(reader: &mut Reader<'_>, at: &At<'_>, base: &Path) -> Option<(PathBu
 
 /// The name in `CREATE STREAM name (…) WITH (…)`; None where the statement is something else, which
 /// whoever reads it in full will say.
-fn stream_name(sql: &str) -> Option<&str> {
+pub(super) fn stream_name(sql: &str) -> Option<&str> {
     let rest = word(sql, "create")?;
     let rest = word(rest, "stream").or_else(|| word(rest, "table"))?;
     if let Some(quoted) = rest.strip_prefix('`') {

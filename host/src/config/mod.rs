@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 mod document;
+pub mod ekuiper;
 mod merge;
 mod node;
 mod place;
@@ -23,12 +24,14 @@ pub mod schema;
 mod tests;
 mod variables;
 mod yaml;
+mod yaml_text;
 
 pub use document::Document;
 pub use place::{ManifestError, Place, pointer_to};
 pub use reader::duration_of as duration;
 pub use rule::{ActionDef, Overflow, RestartStrategy, RuleDef, RuleOptions, Written};
 pub use variables::Lookup;
+pub use yaml_text::to_yaml;
 
 pub use crate::names::{nearest, unknown, validate_id};
 
@@ -123,12 +126,18 @@ impl FromIterator<ConfKeyDef> for ConfKeys {
 }
 
 impl ConfKeys {
-    /// The properties of that name for that type. As in eKuiper, the type without regard to case.
+    /// The properties of that name for that type. As in eKuiper, the type without regard to case;
+    /// the name too where none is exactly that, for eKuiper's files have them in lower case.
     #[must_use]
     pub fn get(&self, typ: &str, key: &str) -> Option<&ConfKeyDef> {
-        self.0
-            .iter()
-            .find(|def| def.key == key && def.typ.eq_ignore_ascii_case(typ))
+        let of_type = || {
+            self.0
+                .iter()
+                .filter(|def| def.typ.eq_ignore_ascii_case(typ))
+        };
+        of_type()
+            .find(|def| def.key == key)
+            .or_else(|| of_type().find(|def| def.key.eq_ignore_ascii_case(key)))
     }
 
     /// All of them, in the order of the manifest.
@@ -385,21 +394,30 @@ pub fn rule_of(
 /// # Errors
 /// All mistakes, in the order of their places.
 pub fn document(source: &Source, lookup: &Lookup<'_>) -> Result<Value, Vec<ManifestError>> {
-    let file: Arc<str> = source.name.as_str().into();
-    let mut errors = Vec::new();
-    let (documents, _) = yaml::parse(&source.text, &file, lookup, &mut errors);
-    match documents.as_slice() {
-        _ if !errors.is_empty() => {
-            ManifestError::arrange(&mut errors);
-            Err(errors)
-        }
-        [] => Ok(Value::Null),
-        [one] => Ok(one.to_value()),
+    let mut values = documents(source, lookup)?;
+    match values.len() {
+        0 | 1 => Ok(values.pop().unwrap_or_default()),
         many => {
-            let message = format!("{} documents stand in it; one is wanted", many.len());
-            Err(vec![ManifestError::new(Place::whole(file), "", message)])
+            let message = format!("{many} documents stand in it; one is wanted");
+            let place = Place::whole(source.name.as_str().into());
+            Err(vec![ManifestError::new(place, "", message)])
         }
     }
+}
+
+/// All documents of a text, read as a manifest is, variables and all.
+///
+/// # Errors
+/// All mistakes, in the order of their places.
+pub fn documents(source: &Source, lookup: &Lookup<'_>) -> Result<Vec<Value>, Vec<ManifestError>> {
+    let file: Arc<str> = source.name.as_str().into();
+    let mut errors = Vec::new();
+    let (nodes, _) = yaml::parse(&source.text, &file, Some(lookup), &mut errors);
+    if errors.is_empty() {
+        return Ok(nodes.iter().map(node::Node::to_value).collect());
+    }
+    ManifestError::arrange(&mut errors);
+    Err(errors)
 }
 
 /// The text, or the line, column and sentence of what is wrong with it.

@@ -17,11 +17,12 @@ const MOST_NODES: usize = 1_000_000;
 const DEEPEST: usize = 64;
 
 /// Every document of a file. Mistakes go to `errors`, all that can be found: after a syntax error
-/// the rest of the file is not read, and the answer's second part is false.
+/// the rest of the file is not read, and the answer's second part is false. Without `lookup` a
+/// `${NAME}` is text like any other.
 pub(super) fn parse(
     text: &str,
     file: &Arc<str>,
-    lookup: &Lookup<'_>,
+    lookup: Option<&Lookup<'_>>,
     errors: &mut Vec<ManifestError>,
 ) -> (Vec<Node>, bool) {
     let options = granit_parser::options! {
@@ -60,7 +61,7 @@ struct Reader<'t, 'a> {
     events: Parser<'t, granit_parser::StrInput<'t>>,
     text: &'t str,
     file: &'a Arc<str>,
-    lookup: &'a Lookup<'a>,
+    lookup: Option<&'a Lookup<'a>>,
     errors: &'a mut Vec<ManifestError>,
     path: String,
     anchors: HashMap<usize, Node>,
@@ -74,10 +75,11 @@ impl<'t> Reader<'t, '_> {
             Err(error) => {
                 let at = position(error.marker());
                 let line = self.text.lines().nth(at.line.saturating_sub(1) as usize);
-                let hint = match line.is_some_and(|line| line.contains("${")) {
-                    true => "; between { } or [ ], a ${VARIABLE} stands in quotes",
-                    false => "",
-                };
+                let hint =
+                    match self.lookup.is_some() && line.is_some_and(|line| line.contains("${")) {
+                        true => "; between { } or [ ], a ${VARIABLE} stands in quotes",
+                        false => "",
+                    };
                 self.wrong(at, format!("this is not YAML: {}{hint}", error.info()));
                 None
             }
@@ -255,9 +257,10 @@ impl<'t> Reader<'t, '_> {
         at: Pos,
         span: Span,
     ) -> Node {
-        let value = match variables::expand(raw, self.lookup) {
-            Ok(value) => value,
-            Err(message) => {
+        let value = match self.lookup.map(|lookup| variables::expand(raw, lookup)) {
+            None => raw.into(),
+            Some(Ok(value)) => value,
+            Some(Err(message)) => {
                 self.wrong(at, message);
                 raw.into()
             }
@@ -334,7 +337,7 @@ mod tests {
     fn read(text: &str) -> (Vec<Node>, Vec<ManifestError>) {
         let mut errors = Vec::new();
         let lookup = |name: &str| (name == "N").then(|| "7".to_owned());
-        let (nodes, _) = parse(text, &Arc::from("m.yaml"), &lookup, &mut errors);
+        let (nodes, _) = parse(text, &Arc::from("m.yaml"), Some(&lookup), &mut errors);
         (nodes, errors)
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{GuestPlan, Planner, RENDER, Reach, Role, SlotPlan, among, placed};
+use super::{GuestPlan, Planner, RENDER, Reach, Role, SELECTORS, SlotPlan, among, placed};
 use crate::config::pointer_to;
 use crate::connections::pool::{differing, otherwise};
 use crate::connections::{file, memory};
@@ -66,7 +66,7 @@ impl Planner<'_> {
     ) -> Vec<SlotPlan> {
         // By slot: the connection's id, and where it was named.
         let mut chosen: HashMap<String, (String, String)> = HashMap::new();
-        for selector in ["connectionSelector", "connentionSelector"] {
+        for selector in SELECTORS {
             let Some(value) = props.remove(selector) else {
                 continue;
             };
@@ -222,7 +222,7 @@ impl Planner<'_> {
     }
 
     /// Which of these properties a connection of that type knows and the connector does not.
-    fn connection_names(
+    pub(super) fn connection_names(
         &self,
         typ: &str,
         props: &Map<String, Value>,

@@ -120,6 +120,21 @@ pub enum Reach {
 /// The mark in a connector's schema of a property that the host renders per message.
 const RENDER: &str = "x-windlass-render";
 
+/// The conf key whose properties hold for all streams of its type.
+const DEFAULT: &str = "default";
+
+/// What names a connection, and a misspelling of it in circulation.
+const SELECTORS: [&str; 2] = ["connectionSelector", "connentionSelector"];
+
+/// The pointer leads into a conf key `default`.
+fn is_default(pointer: &str) -> bool {
+    let mut parts = pointer.split('/').skip(1);
+    parts.next() == Some("confKeys")
+        && parts
+            .nth(1)
+            .is_some_and(|key| key.eq_ignore_ascii_case(DEFAULT))
+}
+
 /// Source or sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -309,12 +324,22 @@ impl Planner<'_> {
     async fn stream(&mut self, statement: &StreamStatement, pointer: &str) -> Option<StreamPlan> {
         let mut props = Map::new();
         let mut places: HashMap<String, String> = HashMap::new();
+        // As in eKuiper: `default` of a type goes below every other conf key of it.
+        let manifest = self.manifest;
+        let default = manifest.conf_keys.get(&statement.typ, DEFAULT);
+        let mut over = |more: &Map<String, Value>, at: &dyn Fn(&str) -> String| {
+            for (name, value) in more {
+                props.retain(|below, _| !below.eq_ignore_ascii_case(name));
+                places.insert(name.clone(), at(name));
+                props.insert(name.clone(), value.clone());
+            }
+        };
+        if let Some(def) = default {
+            over(&def.props, &|name| pointer_to(&def.pointer, name));
+        }
         if let Some(key) = &statement.conf_key {
-            if let Some(def) = self.manifest.conf_keys.get(&statement.typ, key) {
-                for (name, value) in &def.props {
-                    places.insert(name.clone(), pointer_to(&def.pointer, name));
-                    props.insert(name.clone(), value.clone());
-                }
+            if let Some(def) = manifest.conf_keys.get(&statement.typ, key) {
+                over(&def.props, &|name| pointer_to(&def.pointer, name));
             } else {
                 let known: Vec<&str> = self
                     .manifest
@@ -332,13 +357,19 @@ impl Planner<'_> {
                 return None;
             }
         }
-        for (name, value) in &statement.extra {
-            places.insert(name.clone(), pointer.to_owned());
-            props.insert(name.clone(), value.clone());
-        }
+        over(&statement.extra, &|_| pointer.to_owned());
         let connector = self
             .connector(&statement.typ, pointer, Role::Source)
             .await?;
+        if default.is_some() && SELECTORS.iter().any(|name| props.contains_key(*name)) {
+            // The connection that is selected decides; nobody meant these for it.
+            let own = schema_properties(&schema(&connector, Role::Source));
+            for name in self.connection_names(&statement.typ, &props, &own) {
+                if places.get(&name).is_some_and(|at| is_default(at)) {
+                    props.remove(&name);
+                }
+            }
+        }
         if !statement.datasource.is_empty() {
             places.insert("datasource".to_owned(), pointer.to_owned());
             props.insert(
