@@ -15,7 +15,8 @@ use super::json::{Json, RawJson, words};
 use super::refused::{conditional, conditions_failed, refused};
 use crate::catalog::{Catalog, TENANT};
 use crate::connections::Properties;
-use crate::connections::pool::{ConnectionDef, PoolError, validate_id};
+use crate::connections::pool::{ConnectionDef, PoolError};
+use crate::names::validate_id;
 
 /// The routes, over this catalog.
 pub fn routes(catalog: Catalog) -> Router {

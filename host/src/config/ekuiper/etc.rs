@@ -10,12 +10,12 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::super::document::Document;
-use super::super::names::{nearest, validate_id};
 use super::super::place::{ManifestError, Place, pointer_to};
 use super::super::read_file;
 use super::environment::{overlay, section_of};
 use super::spelling::UNREAD;
 use super::{Bundle, ConfItem, ConfKind, ConnectionItem, Note, Section, what};
+use crate::names::{nearest, validate_id};
 
 /// What eKuiper is to do with an entry of `connection.yaml`.
 const OPERATION: &str = "xOperation";

@@ -5,13 +5,13 @@
 use serde_json::{Map, Value};
 
 use super::super::document::Document;
-use super::super::names::{nearest, validate_id};
 use super::super::place::{ManifestError, Place};
 use super::spelling::UNREAD;
 use super::sql::statement_of;
 use super::{
     Bundle, ConfItem, ConfKind, ConnectionItem, RuleItem, Section, StreamItem, mistake, what,
 };
+use crate::names::{nearest, validate_id};
 
 /// Reads an export. `name` is what the text is called in messages.
 ///
