@@ -15,6 +15,8 @@ mod import_ekuiper;
 mod languages;
 mod price;
 mod push;
+mod serve;
+mod serve_changes;
 mod settings;
 mod sql;
 mod sql_tls;

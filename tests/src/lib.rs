@@ -26,6 +26,7 @@ pub mod oracle;
 pub mod postgres;
 pub mod proxy;
 pub mod pusher;
+pub mod rest;
 pub mod sniffer;
 pub mod toolchain;
 pub mod tutorial;

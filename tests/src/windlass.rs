@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::machine::{Usage, holds_within, signal, usage};
+use crate::machine::{Usage, free_port, holds_within, signal, usage};
 use crate::manifest::Manifest;
+use crate::rest::Rest;
 
 /// The binary under test: `WINDLASS_BIN`, else the one beside this program in `target/`.
 ///
@@ -111,6 +112,7 @@ struct Seen {
     changes: Vec<(Instant, String, String, String)>,
     metrics: Value,
     metrics_count: u64,
+    listening: Option<Instant>,
     stderr: VecDeque<String>,
     odd: Vec<String>,
 }
@@ -123,6 +125,10 @@ pub struct Windlass {
     folder: TempDir,
     manifest: PathBuf,
     environment: Vec<(String, String)>,
+    /// The port of REST, where it is served; else it runs its manifest.
+    rest: Option<u16>,
+    /// Further words of the command.
+    words: Vec<String>,
     child: Option<Child>,
     readers: Vec<JoinHandle<()>>,
     seen: Shared,
@@ -151,6 +157,45 @@ impl Windlass {
         windlass
     }
 
+    /// Serves it, with a data folder of its own, on a free port. `words`: further words of the command.
+    ///
+    /// # Panics
+    /// It is not ready within 60 s.
+    #[must_use]
+    pub fn serve(words: &[&str]) -> Self {
+        let mut windlass = Self::prepare(&Manifest::new());
+        windlass.rest = Some(free_port());
+        windlass.words = words.iter().map(|word| (*word).to_owned()).collect();
+        windlass.up();
+        windlass.wait_listening(Duration::from_secs(60));
+        windlass
+    }
+
+    /// Waits until REST is served; how long after the start that was.
+    ///
+    /// # Panics
+    /// It is not within `limit`.
+    pub fn wait_listening(&self, limit: Duration) -> Duration {
+        self.wait(limit, "REST is served", |seen| {
+            seen.listening.map(|at| at - self.started)
+        })
+    }
+
+    /// The port of its REST interface.
+    ///
+    /// # Panics
+    /// It is not served.
+    #[must_use]
+    pub fn rest_port(&self) -> u16 {
+        self.rest.expect("it runs a manifest and is not served")
+    }
+
+    /// A client of its REST interface.
+    #[must_use]
+    pub fn rest(&self) -> Rest {
+        Rest::new(self.rest_port())
+    }
+
     /// Folder and manifest, nothing started yet.
     ///
     /// # Panics
@@ -166,6 +211,8 @@ impl Windlass {
             folder,
             manifest,
             environment: Vec::new(),
+            rest: None,
+            words: Vec::new(),
             child: None,
             readers: Vec::new(),
             seen: Shared::default(),
@@ -181,9 +228,18 @@ impl Windlass {
         assert!(self.child.is_none(), "windlass runs already");
         self.seen = Shared::default();
         self.started = Instant::now();
-        let mut child = Command::new(binary())
-            .arg("run")
-            .arg(&self.manifest)
+        let mut command = Command::new(binary());
+        match self.rest {
+            Some(port) => {
+                let rest = format!("127.0.0.1:{port}");
+                command.args(["serve", "--rest", &rest, "--push", "127.0.0.1:0"]);
+                command.args(&self.words);
+            }
+            None => {
+                command.arg("run").arg(&self.manifest);
+            }
+        }
+        let mut child = command
             .arg("--data")
             .arg(self.data())
             .arg("--json")
@@ -458,6 +514,7 @@ fn enter(shared: &Shared, line: &str) {
             seen.metrics = event;
             seen.metrics_count += 1;
         }
+        Some("listening") => seen.listening = Some(Instant::now()),
         // Further kinds of events may come; a line without any is odd.
         Some(_) => {}
         None => seen.odd.push(line.to_owned()),
