@@ -17,7 +17,7 @@ use crate::config::Overflow;
 use crate::message::Rejection;
 use crate::rules::deliver::WriteError;
 use crate::rules::settle::{Ledger, Settle};
-use crate::rules::spill::{SpillOptions, SpillSet, SpillStats};
+use crate::rules::spill::{Position, SpillError, SpillOptions, SpillSet, SpillStats};
 
 type Answer = Result<Vec<Rejection>, WriteError>;
 /// How long a write takes, what it answers, and how many messages arrived if that is an error.
