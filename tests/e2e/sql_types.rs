@@ -98,6 +98,7 @@ fn a_table_that_is_not_there_to_be_written_to_is_named_and_its_rows_are_kept() {
         json!({ "table": "late", "keyField": "id" }),
     );
     let windlass = Windlass::start(&manifest);
+    windlass.wait_rule("copy", "running", START);
     let mut kept = Vec::new();
     wait_until(START, "two dead letters", || {
         kept = letters(&windlass);
