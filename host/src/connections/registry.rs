@@ -142,5 +142,7 @@ macro_rules! connection_types {
 connection_types! {
     httppush::HttpPush,
     mqtt::Mqtt,
+    nng::Nng,
     sql::SqlDatabase,
+    websocket::WebSocket,
 }

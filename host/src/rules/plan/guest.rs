@@ -11,7 +11,7 @@ use crate::config::pointer_to;
 use crate::connections::pool::{differing, otherwise};
 use crate::connections::{file, memory};
 use crate::rules::engine::TENANT;
-use crate::rules::output::{DynamicProperty, OutputPlan};
+use crate::rules::output::{OutputPlan, is_dynamic};
 use crate::rules::spill::SpillOptions;
 use crate::runtime::{Connector, Slot};
 
@@ -41,12 +41,12 @@ impl Planner<'_> {
         if self.errors.len() > before {
             return None;
         }
-        // What is rendered per message is the host's business: the guest sees the message's subject.
+        // What is rendered per message is the host's business: the guest sees the message.
         props.retain(|name, value| {
             let rendered = schema
                 .pointer(&pointer_to("/properties", name))
                 .is_some_and(|property| property.get(RENDER).is_some());
-            !(rendered && value.as_str().is_some_and(DynamicProperty::is_dynamic))
+            !(rendered && is_dynamic(value))
         });
         Some(GuestPlan {
             connector,
