@@ -72,6 +72,10 @@ pub trait ConnectionType: Send + Sync + 'static {
         None
     }
 
+    /// Properties that name that endpoint and nothing else: whoever shares a connection says the same by
+    /// them, though perhaps by another one of them.
+    const ENDPOINT: &'static [&'static str] = &[];
+
     /// Who this connection is to its server, where the server knows a client by that (MQTT: server
     /// and client id): two with the same one would end each other's session for ever, so the second
     /// is refused. None: any number may be open at once.

@@ -49,6 +49,7 @@ impl ConnectionType for Nng {
     const NAME: &'static str = "nng";
     const ALIASES: &'static [&'static str] = &["neuron"];
     const PROPERTIES: &'static [Property] = config::PROPERTIES;
+    const ENDPOINT: &'static [&'static str] = &["url"];
 
     fn build(
         properties: &Properties,

@@ -35,6 +35,7 @@ pub struct WebSocket;
 impl ConnectionType for WebSocket {
     const NAME: &'static str = "websocket";
     const PROPERTIES: &'static [Property] = config::PROPERTIES;
+    const ENDPOINT: &'static [&'static str] = &["path", "datasource"];
 
     fn build(
         properties: &Properties,

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{GuestPlan, Planner, RENDER, Reach, Role, SELECTORS, SlotPlan, among, placed};
 use crate::config::pointer_to;
-use crate::connections::pool::{differing, otherwise};
+use crate::connections::pool::otherwise;
 use crate::connections::{file, memory};
 use crate::rules::engine::TENANT;
 use crate::rules::output::{OutputPlan, is_dynamic};
@@ -310,7 +310,7 @@ impl Planner<'_> {
             self.endpoints.insert(endpoint, whose);
             return;
         };
-        let names = differing(its, props);
+        let names = self.pool.differing(typ, its, props);
         if !names.is_empty() {
             let message = otherwise(std::slice::from_ref(first), &names);
             let own = names.iter().find(|name| props.contains_key(*name));
