@@ -36,7 +36,7 @@ fn own(name: &str, path: &str) -> String {
 }
 
 /// Waits until a path is served.
-fn wait_served(port: u16, path: &str) {
+pub(crate) fn wait_served(port: u16, path: &str) {
     let mut client = Client::new(port);
     wait_until(START, "the path is served", || {
         // A method that no path takes tells without pushing anything.

@@ -9,6 +9,7 @@
 //! | [`postgres`], [`mariadb`] | real databases |
 //! | [`bridge`] | the yardstick of the benchmark |
 //! | [`pusher`] | clients that push by HTTP |
+//! | [`peer`] | the other side of nng and of WebSockets, by their own libraries |
 //! | [`load`], [`wire`] | publishers and subscribers on a codec of their own |
 //! | [`oracle`] | numbered payloads; what was lost, doubled, disordered, changed, late |
 //! | [`toolchain`], [`tutorial`] | connectors made and built as an author does it, and as the docs say |
@@ -23,6 +24,7 @@ pub mod manifest;
 pub mod mariadb;
 pub mod mosquitto;
 pub mod oracle;
+pub mod peer;
 pub mod postgres;
 pub mod proxy;
 pub mod pusher;

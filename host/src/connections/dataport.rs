@@ -1,5 +1,5 @@
 //! The data port: the one HTTP listener of the host, for every connection type that others reach by a
-//! path (`httppush`). Bounds connections, requests, heads, bodies and time, and finds who serves a
+//! path (`httppush`, `websocket`). Bounds connections, requests, heads, bodies and time, and finds who serves a
 //! path; knows nothing of what is served there.
 //!
 //! It listens while a connection holds a [`PortLease`]; without one, nothing does. A port that is
@@ -30,9 +30,11 @@ use crate::error::ConnectionError;
 mod answer;
 #[cfg(test)]
 pub(crate) mod tests;
+mod token;
 
 pub use super::listener::body::{BodyError, BodyLimits, read_body};
 pub use answer::{Answer, Response};
+pub use token::Token;
 
 /// Where it listens unless told.
 pub const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10_081);
@@ -72,7 +74,7 @@ impl Default for Settings {
 /// Who serves a path.
 #[async_trait]
 pub trait Endpoint: Send + Sync + fmt::Debug {
-    /// Answers one request.
+    /// Answers one request. With [`listener::take_over`] the connection goes on as something else.
     ///
     /// # Cancel safety
     /// Dropped when the client goes away before the answer.
@@ -352,4 +354,24 @@ impl listener::Serve for DataPort {
         let response = self.answer(request).await;
         response.map(|body| body.map_err(|never| match never {}).boxed_unsync())
     }
+}
+
+/// A path as it stands in a request: beginning with `/`, without query, what is no URL character
+/// percent-encoded.
+///
+/// # Errors
+/// A sentence with the path and what one is.
+pub fn check_path(path: &str) -> Result<(), String> {
+    let valid = path.starts_with('/')
+        && !path.contains(['?', '#'])
+        && path
+            .parse::<http::uri::PathAndQuery>()
+            .is_ok_and(|parsed| parsed.as_str() == path);
+    if valid {
+        return Ok(());
+    }
+    Err(format!(
+        "found \"{}\"; a path begins with \"/\" and has no \"?\" and no \"#\"; other characters than those of a URL are percent-encoded",
+        path.chars().take(60).collect::<String>()
+    ))
 }

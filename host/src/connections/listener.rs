@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::header::UPGRADE;
 use hyper::service::service_fn;
 use hyper::{Request, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -37,8 +38,11 @@ use super::tls::ServerTls;
 use crate::error::ConnectionError;
 
 pub mod body;
+mod upgrade;
 mod watch;
 
+use upgrade::Client;
+pub use upgrade::{NotUpgradable, Stream, take_over};
 use watch::{Busy, HEAD, Watch, Watched};
 
 /// The largest head of a request, in bytes; one more is answered 431.
@@ -64,7 +68,8 @@ pub type Response = hyper::Response<Body>;
 /// Who answers the requests.
 #[async_trait]
 pub trait Serve: Send + Sync + fmt::Debug + 'static {
-    /// Answers one request. Where it came from is a [`Peer`] in its extensions.
+    /// Answers one request. Where it came from is a [`Peer`] in its extensions. With [`take_over`] the
+    /// connection goes on as something else.
     ///
     /// # Cancel safety
     /// Dropped when the client goes away before the answer.
@@ -118,9 +123,16 @@ struct Place {
     _permit: OwnedSemaphorePermit,
 }
 
+impl Place {
+    /// It is not to make room for another client, however silent it is.
+    fn keep(&self) {
+        self.listener.0.taken.lock().watches.remove(&self.number);
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        self.listener.0.taken.lock().watches.remove(&self.number);
+        self.keep();
     }
 }
 
@@ -243,16 +255,19 @@ impl Listener {
                 }
                 continue;
             };
-            let (this, serve, stop) = (self.clone(), Arc::clone(serve), stop.clone());
+            let (this, serve) = (self.clone(), Arc::clone(serve));
+            let client = Client {
+                place: Arc::new(place),
+                stop: stop.clone(),
+            };
             self.0.tasks.spawn(async move {
                 let over = Arc::clone(&watch);
                 tokio::select! {
-                    () = this.client(stream, from, watch, serve, stop) => {}
+                    () = this.client(stream, from, watch, serve, client) => {}
                     () = over.over() => {
                         tracing::debug!("a client of {name} was too slow, or silent for long");
                     }
                 }
-                drop(place);
             });
         }
     }
@@ -295,13 +310,13 @@ impl Listener {
         from: SocketAddr,
         watch: Arc<Watch>,
         serve: Arc<dyn Serve>,
-        stop: CancellationToken,
+        client: Client,
     ) {
         // Refused only for a socket that is gone already.
         stream.set_nodelay(true).ok();
         let name = self.0.settings.name;
         let Some(tls) = &self.0.tls else {
-            return self.speak(stream, from, watch, serve, stop).await;
+            return self.speak(stream, from, watch, serve, client).await;
         };
         let config = match tls.config() {
             Ok(config) => config,
@@ -313,7 +328,7 @@ impl Listener {
         match timeout(HEAD, TlsAcceptor::from(config).accept(stream)).await {
             Ok(Ok(stream)) => {
                 watch.begin();
-                self.speak(stream, from, watch, serve, stop).await;
+                self.speak(stream, from, watch, serve, client).await;
             }
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake with {name} failed"),
             Err(_elapsed) => tracing::debug!("a TLS handshake with {name} took too long"),
@@ -326,7 +341,7 @@ impl Listener {
         from: SocketAddr,
         watch: Arc<Watch>,
         serve: Arc<dyn Serve>,
-        stop: CancellationToken,
+        client: Client,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -334,10 +349,14 @@ impl Listener {
             stream,
             watch: Arc::clone(&watch),
         });
+        let stop = client.stop.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             let busy = watch.request(request.version() == Version::HTTP_2);
             let serve = Arc::clone(&serve);
             request.extensions_mut().insert(Peer(from));
+            if request.headers().contains_key(UPGRADE) {
+                request.extensions_mut().insert(client.clone());
+            }
             async move {
                 let response = serve.serve(request).await;
                 Ok::<_, Infallible>(response.map(|body| Guarded { body, _busy: busy }))

@@ -26,6 +26,8 @@ pub mod inbox;
 pub mod listener;
 pub mod memory;
 pub mod mqtt;
+pub mod nng;
+pub mod outbox;
 pub mod pool;
 pub mod properties;
 pub mod property;
@@ -34,9 +36,11 @@ pub mod secrets;
 pub mod sql;
 pub mod status;
 mod supervisor;
+pub mod takers;
 pub mod tls;
 pub mod transport;
 pub mod urls;
+pub mod websocket;
 
 pub use inbox::Inbox;
 pub use property::{Property, PropertyKind};
@@ -67,6 +71,10 @@ pub trait ConnectionType: Send + Sync + 'static {
     fn exclusive_endpoint(_properties: &Properties) -> Option<String> {
         None
     }
+
+    /// Properties that name that endpoint and nothing else: whoever shares a connection says the same by
+    /// them, though perhaps by another one of them.
+    const ENDPOINT: &'static [&'static str] = &[];
 
     /// Who this connection is to its server, where the server knows a client by that (MQTT: server
     /// and client id): two with the same one would end each other's session for ever, so the second
@@ -153,7 +161,8 @@ pub struct Traffic {
     pub bytes_out: AtomicU64,
     /// Inbound messages for which no taker was there: acknowledged and counted.
     pub untaken: AtomicU64,
-    /// Inbound messages dropped that promised nothing, because a queue was full.
+    /// Messages dropped that promised nothing: inbound ones because a queue was full; outbound ones
+    /// because nobody was there to take them, where the connection says that they are dropped then.
     pub dropped: AtomicU64,
     /// Inbound messages refused (too large, malformed).
     pub refused: AtomicU64,

@@ -35,7 +35,6 @@ use entry::{Entry, Made};
 pub use error::{PoolError, otherwise};
 pub use info::{Counts, Info, interfaces};
 pub use lease::Lease;
-pub use lend::differing;
 use shared::Shared;
 
 /// What the host gives to every connection.

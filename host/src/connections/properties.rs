@@ -54,6 +54,15 @@ pub const fn join<const N: usize>(lists: &[&[Property]]) -> [Property; N] {
     all
 }
 
+/// A property's text by its name, whatever its case, where nothing is checked yet.
+#[must_use]
+pub fn text<'a>(properties: &'a Properties, name: &str) -> Option<&'a str> {
+    let given = properties
+        .iter()
+        .find(|(given, _)| given.eq_ignore_ascii_case(name));
+    given.and_then(|(_, value)| value.as_str())
+}
+
 /// Reads one object of properties against the list of those that are known.
 pub struct Reader<'a> {
     properties: HashMap<String, (&'a str, &'a Value)>,

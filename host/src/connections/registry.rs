@@ -27,6 +27,8 @@ pub trait AnyConnectionType: Send + Sync + fmt::Debug {
     ) -> Result<Arc<dyn Connection>, Vec<ConfigError>>;
     /// [`ConnectionType::exclusive_endpoint`].
     fn exclusive_endpoint(&self, properties: &Properties) -> Option<String>;
+    /// [`ConnectionType::ENDPOINT`].
+    fn endpoint_properties(&self) -> &'static [&'static str];
     /// [`ConnectionType::identity`].
     fn identity(&self, properties: &Properties) -> Option<String>;
 }
@@ -64,6 +66,9 @@ impl<T: ConnectionType> AnyConnectionType for Erased<T> {
     }
     fn exclusive_endpoint(&self, properties: &Properties) -> Option<String> {
         T::exclusive_endpoint(properties)
+    }
+    fn endpoint_properties(&self) -> &'static [&'static str] {
+        T::ENDPOINT
     }
     fn identity(&self, properties: &Properties) -> Option<String> {
         T::identity(properties)
@@ -142,5 +147,7 @@ macro_rules! connection_types {
 connection_types! {
     httppush::HttpPush,
     mqtt::Mqtt,
+    nng::Nng,
     sql::SqlDatabase,
+    websocket::WebSocket,
 }

@@ -16,13 +16,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Sink, Stream as _, StreamExt as _};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
@@ -165,6 +166,14 @@ impl Endpoint {
     pub fn host(&self) -> &str {
         &self.host
     }
+
+    /// A WebSocket's whole URL, path and query included; None: it is something else.
+    #[must_use]
+    pub fn websocket_url(&self) -> Option<String> {
+        let scheme = if self.tls { "wss" } else { "ws" };
+        let path = self.websocket.as_ref()?;
+        Some(format!("{scheme}://{self}{path}"))
+    }
 }
 
 /// Host and port, for an operator's status.
@@ -191,6 +200,9 @@ pub struct Dial<'a> {
     pub websocket_limit: usize,
     /// How long written bytes may stay unacknowledged before the kernel gives the link up (Linux).
     pub user_timeout: Option<Duration>,
+    /// The kernel asks a silent peer after this long, and then three times a quarter of it apart: for
+    /// protocols that have no ping of their own.
+    pub probe: Option<Duration>,
 }
 
 /// Dials once. No deadline of its own: the caller has one.
@@ -202,9 +214,19 @@ pub struct Dial<'a> {
 /// # Cancel safety
 /// Nothing stays behind when it is dropped.
 pub async fn dial(endpoint: &Endpoint, how: &Dial<'_>) -> Result<Box<dyn Stream>, ConnectionError> {
-    let tcp = tcp(endpoint, how.user_timeout).await?;
+    let stream = open(endpoint, how).await?;
+    websocket(endpoint, how, stream).await
+}
+
+/// The stream alone, TCP or TLS over it, also where the endpoint is a WebSocket's: for a type
+/// that speaks it by itself. As [`dial`] in everything else.
+///
+/// # Errors
+/// As [`dial`].
+pub async fn open(endpoint: &Endpoint, how: &Dial<'_>) -> Result<Box<dyn Stream>, ConnectionError> {
+    let tcp = tcp(endpoint, how).await?;
     if !endpoint.tls {
-        return websocket(endpoint, how, tcp).await;
+        return Ok(Box::new(tcp));
     }
     let name = how.tls.server_name(&endpoint.host)?;
     let connector = TlsConnector::from(how.tls.client(how.alpn)?);
@@ -213,30 +235,39 @@ pub async fn dial(endpoint: &Endpoint, how: &Dial<'_>) -> Result<Box<dyn Stream>
             ConnectionError::disconnected("tls", "the TLS handshake failed").caused_by(error)
         })
     })?;
-    websocket(endpoint, how, stream).await
+    Ok(Box::new(stream))
 }
 
-async fn websocket<S>(
+/// Why a WebSocket's handshake failed, in the words of a status. Slow where the server understood and
+/// said no, or is none.
+#[must_use]
+pub fn handshake_failed(error: WsError) -> ConnectionError {
+    let slow = match &error {
+        // In TLS 1.3 a server that refuses this client says so in place of its first answer.
+        WsError::Io(error) => match tls::explain(error) {
+            Some(explained) => return explained,
+            None => false,
+        },
+        WsError::Http(response) => response.status().is_client_error(),
+        // A server that goes down in the middle is no other server.
+        WsError::Protocol(ProtocolError::HandshakeIncomplete) => false,
+        WsError::Protocol(_) => true,
+        _ => false,
+    };
+    let error = ConnectionError::disconnected("websocket", "the WebSocket handshake failed")
+        .caused_by(error);
+    if slow { error.slow() } else { error }
+}
+
+async fn websocket(
     endpoint: &Endpoint,
     how: &Dial<'_>,
-    stream: S,
-) -> Result<Box<dyn Stream>, ConnectionError>
-where
-    S: Stream + 'static,
-{
-    let Some(path) = &endpoint.websocket else {
-        return Ok(Box::new(stream));
+    stream: Box<dyn Stream>,
+) -> Result<Box<dyn Stream>, ConnectionError> {
+    let Some(url) = endpoint.websocket_url() else {
+        return Ok(stream);
     };
-    let failed = |error: WsError| {
-        let slow = matches!(&error, WsError::Http(response) if response.status().is_client_error());
-        let error = ConnectionError::disconnected("websocket", "the WebSocket handshake failed")
-            .caused_by(error);
-        if slow { error.slow() } else { error }
-    };
-    let scheme = if endpoint.tls { "wss" } else { "ws" };
-    let mut request = format!("{scheme}://{endpoint}{path}")
-        .into_client_request()
-        .map_err(failed)?;
+    let mut request = url.into_client_request().map_err(handshake_failed)?;
     let protocol = HeaderValue::from_str(how.websocket_protocol).map_err(|error| {
         ConnectionError::misconfigured("websocket", "the WebSocket protocol is no header")
             .caused_by(error)
@@ -253,17 +284,14 @@ where
         .write_buffer_size(8 * 1024);
     let (socket, _) = tokio_tungstenite::client_async_with_config(request, stream, Some(config))
         .await
-        .map_err(failed)?;
+        .map_err(handshake_failed)?;
     Ok(Box::new(WebSocket {
         socket,
         rest: Bytes::new(),
     }))
 }
 
-async fn tcp(
-    endpoint: &Endpoint,
-    user_timeout: Option<Duration>,
-) -> Result<Quick, ConnectionError> {
+async fn tcp(endpoint: &Endpoint, how: &Dial<'_>) -> Result<Quick, ConnectionError> {
     let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))
         .await
         .map_err(|error| {
@@ -290,7 +318,7 @@ async fn tcp(
         };
         match ended {
             Some((_, Ok(stream))) => {
-                prepare(&stream, user_timeout);
+                prepare(&stream, how);
                 return Ok(Quick(stream));
             }
             Some((address, Err(error))) => last = Some(format!("{address}: {error}")),
@@ -302,13 +330,22 @@ async fn tcp(
 }
 
 /// What a system refuses here is no reason to do without the link.
-fn prepare(stream: &TcpStream, user_timeout: Option<Duration>) {
+fn prepare(stream: &TcpStream, how: &Dial<'_>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY refused");
     }
     #[cfg(target_os = "linux")]
-    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(user_timeout) {
+    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(how.user_timeout) {
         tracing::debug!(%error, "TCP_USER_TIMEOUT refused");
+    }
+    if let Some(silent) = how.probe {
+        let keep_alive = TcpKeepalive::new()
+            .with_time(silent)
+            .with_interval(silent / 4)
+            .with_retries(3);
+        if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&keep_alive) {
+            tracing::debug!(%error, "SO_KEEPALIVE refused");
+        }
     }
 }
 

@@ -46,7 +46,7 @@ enum Shape {
 }
 
 /// Scheme, type, shape.
-const SCHEMES: [(&str, &str, Shape); 18] = [
+const SCHEMES: [(&str, &str, Shape); 21] = [
     ("mqtt", "mqtt", Shape::Server),
     ("mqtts", "mqtt", Shape::Server),
     ("tcp", "mqtt", Shape::Server),
@@ -61,6 +61,9 @@ const SCHEMES: [(&str, &str, Shape); 18] = [
     ("mariadb", "sql", Shape::Whole("dburl")),
     ("sqlite", "sql", Shape::Whole("dburl")),
     ("sqlite3", "sql", Shape::Whole("dburl")),
+    ("ipc", "nng", Shape::Whole("url")),
+    ("nng+tcp", "nng", Shape::Whole("url")),
+    ("nng+ipc", "nng", Shape::Whole("url")),
     ("http", "http", Shape::Whole("url")),
     ("https", "http", Shape::Whole("url")),
     ("memory", "memory", Shape::Bare),

@@ -34,14 +34,23 @@ pub fn apply(
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
-    // What is rendered per message is the host's business: the guest sees the message's subject.
+    // What is rendered per message is the host's business: the guest sees the message.
     properties.retain(|name, value| {
         let rendered = schema
             .pointer(&pointer_to("/properties", name))
             .is_some_and(|property| property.get(RENDER).is_some());
-        !(rendered && value.as_str().is_some_and(|text| text.contains("{{")))
+        !(rendered && is_template(value))
     });
     Ok(Value::Object(properties).to_string())
+}
+
+/// A text that is rendered, or a list with one in it.
+fn is_template(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains("{{"),
+        Value::Array(items) => items.iter().any(is_template),
+        _ => false,
+    }
 }
 
 /// Everything that a schema refuses about a configuration.

@@ -210,7 +210,7 @@ impl Output {
         } else {
             let pairs = output.batch.iter().zip(output.rendered);
             pairs
-                .map(|(message, rendered)| under(message.clone(), rendered))
+                .map(|(message, rendered)| self.plan.address(message.clone(), rendered))
                 .collect::<Vec<_>>()
                 .into()
         };
@@ -244,7 +244,7 @@ impl Output {
             self.fail(message, &reason, ticket, rows);
         }
         for (message, rendered, tickets) in batched.messages {
-            let message = under(message, rendered);
+            let message = self.plan.address(message, rendered);
             if let Some(newest) = newest {
                 newest.see(std::slice::from_ref(&message));
             }
@@ -304,12 +304,4 @@ impl Output {
             }
         }
     }
-}
-
-/// The message under the subject that was rendered for it, if one was.
-fn under(mut message: Message, rendered: Vec<String>) -> Message {
-    if let Some(subject) = rendered.into_iter().next() {
-        message.subject = subject.into();
-    }
-    message
 }

@@ -85,11 +85,7 @@ impl Sink for Enrich {
     fn write(&mut self, batch: Batch) -> Result<Vec<Rejection>, Error> {
         let columns = batch.columns();
         let (mut messages, mut rejections) = (Vec::new(), Vec::new());
-        let mut begin = 0;
-        for (index, end) in (0..).zip(&columns.ends) {
-            let end = usize::try_from(*end).unwrap_or(usize::MAX);
-            let payload = columns.payloads.get(begin..end).unwrap_or_default();
-            begin = end;
+        for (index, payload) in (0..).zip(columns.each()) {
             match Message::new(payload, &self.lookup.key_field) {
                 Ok(message) => messages.push((index, message)),
                 Err(why) => rejections.push(Error::permanent("row", why).at(index)),
@@ -107,19 +103,13 @@ impl Sink for Enrich {
             self.lookup
                 .note(self.db.query(&statement, &params)?, &mut found)?;
         }
-        let mut made = Columns {
-            payloads: Vec::new(),
-            ends: Vec::new(),
-            subjects: Vec::new(),
-            subject_of: Vec::new(),
-        };
+        let mut made = Columns::empty();
         for (_, message) in &messages {
             message.write(
                 &mut made.payloads,
                 found.get(&message.key).map_or(&[], Vec::as_slice),
             );
-            made.ends
-                .push(u32::try_from(made.payloads.len()).unwrap_or(u32::MAX));
+            made.end_message();
         }
         let kept: Vec<u32> = messages.iter().map(|(index, _)| *index).collect();
         let enriched = batch

@@ -10,10 +10,10 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 use windlass_connector::sql::Value;
-use windlass_connector::{Dialect, Error};
+use windlass_connector::{Dialect, Error, Row, rows};
 
 use crate::index::wrong;
-use crate::row::{Row, rows, value};
+use crate::row::value;
 use crate::statement::{Kind, statement};
 
 #[derive(Debug, Deserialize)]

@@ -59,11 +59,7 @@ impl Sink for SqlSink {
 
 /// Each message's payload and subject.
 fn contents(columns: &Columns) -> impl Iterator<Item = (&[u8], &str)> {
-    let mut begin = 0;
-    columns.ends.iter().enumerate().map(move |(number, end)| {
-        let end = usize::try_from(*end).unwrap_or(usize::MAX);
-        let payload = columns.payloads.get(begin..end).unwrap_or_default();
-        begin = end;
+    columns.each().enumerate().map(|(number, payload)| {
         let subject = columns
             .subject_of
             .get(number)

@@ -1,35 +1,19 @@
 //! The properties of one connection, checked.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
 use hyper::Method;
-use secrecy::{ExposeSecret, SecretString};
+use hyper::header::HeaderMap;
+use secrecy::ExposeSecret;
 use serde_json::Value;
 
 use crate::connections::Limits;
-use crate::connections::dataport::BodyLimits;
+use crate::connections::dataport::{BodyLimits, Token, check_path};
 use crate::connections::properties::{Reader, resolve};
 
 const BODY_TIME: Duration = Duration::from_secs(30);
 const METHODS: [&str; 2] = ["POST", "PUT"];
-
-/// Tokens, as their hashes: equal ones compare in the same time wherever they differ.
-#[derive(Clone)]
-struct Token(blake3::Hash);
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl Token {
-    fn of(secret: &SecretString) -> Self {
-        Self(blake3::hash(secret.expose_secret().as_bytes()))
-    }
-}
 
 /// One connection's properties.
 #[derive(Clone, Debug)]
@@ -85,16 +69,10 @@ impl Config {
         self.token.is_some()
     }
 
-    /// Whoever sends this value of `Authorization` may push to this path.
-    pub(super) fn admits(&self, path: &str, authorization: Option<&[u8]>) -> bool {
-        let Some(token) = self.tokens.get(path).or(self.token.as_ref()) else {
-            return true;
-        };
-        let Some((scheme, given)) = authorization.and_then(|value| value.split_at_checked(7))
-        else {
-            return false;
-        };
-        scheme.eq_ignore_ascii_case(b"Bearer ") && blake3::hash(given.trim_ascii()) == token.0
+    /// Whoever sends these headers may push to this path.
+    pub(super) fn admits(&self, path: &str, headers: &HeaderMap) -> bool {
+        let token = self.tokens.get(path).or(self.token.as_ref());
+        token.is_none_or(|token| token.is_in(headers))
     }
 }
 
@@ -138,21 +116,4 @@ pub(super) fn method(word: &str) -> Result<Method, String> {
         "PUT" => Ok(Method::PUT),
         _ => Err(format!("found \"{word}\"; Allowed: POST, PUT")),
     }
-}
-
-/// A path as it stands in a request: beginning with `/`, without query, what is no URL character
-/// percent-encoded.
-pub(super) fn check_path(path: &str) -> Result<(), String> {
-    let valid = path.starts_with('/')
-        && !path.contains(['?', '#'])
-        && path
-            .parse::<http::uri::PathAndQuery>()
-            .is_ok_and(|parsed| parsed.as_str() == path);
-    if valid {
-        return Ok(());
-    }
-    Err(format!(
-        "found \"{}\"; a path begins with \"/\" and has no \"?\" and no \"#\"; other characters than those of a URL are percent-encoded",
-        path.chars().take(60).collect::<String>()
-    ))
 }

@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::dataport::PortLease;
-use super::properties::Reader;
+use super::dataport::{PortLease, check_path};
+use super::properties::{Reader, text};
 use super::{
     ConfigError, Connection, ConnectionType, Context, Inbox, Messaging, Properties, Property,
     PropertyKind, PublishOptions, SubscribeOptions, SubscriptionGuard,
@@ -74,14 +74,9 @@ impl ConnectionType for HttpPush {
 
     /// Method and path, where the connection is made for one path.
     fn exclusive_endpoint(properties: &Properties) -> Option<String> {
-        let text = |name: &str| {
-            let found = properties
-                .iter()
-                .find(|(given, _)| given.eq_ignore_ascii_case(name));
-            found.and_then(|(_, value)| value.as_str())
-        };
-        let method = text("method").unwrap_or("POST").to_ascii_uppercase();
-        text("datasource").map(|path| format!("{method} {path}"))
+        let method = text(properties, "method").unwrap_or("POST");
+        let path = text(properties, "datasource")?;
+        Some(format!("{} {path}", method.to_ascii_uppercase()))
     }
 }
 
@@ -156,7 +151,7 @@ impl Messaging for Pushed {
                 .map_err(|why| ConnectionError::misconfigured("method", why))?;
         }
         for path in filters {
-            config::check_path(path).map_err(|why| ConnectionError::misconfigured("path", why))?;
+            check_path(path).map_err(|why| ConnectionError::misconfigured("path", why))?;
             if let Some(only) = &self.shared.config.path
                 && only != path
             {

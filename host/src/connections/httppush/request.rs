@@ -19,13 +19,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName};
+use hyper::header::{HeaderMap, HeaderName};
 use hyper::{Request, Uri};
 
 use super::pending::{Outcome, Pending, Unsettled, Waiting};
 use super::repeats::Entered;
 use super::takers::Shared;
-use crate::connections::dataport::{Answer, BodyError, Endpoint, Response, read_body};
+use crate::connections::dataport::{Answer, BodyError, Endpoint, Response, Token, read_body};
 use crate::message::{Arrival, Headers, Message, Subject};
 
 /// How long a client waits for its message to become final.
@@ -101,13 +101,8 @@ impl Endpoint for PathEndpoint {
 impl PathEndpoint {
     async fn push(&self, shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
         let (head, body) = request.into_parts();
-        let authorization = head.headers.get(AUTHORIZATION);
-        let authorization = authorization.map(|value| value.as_bytes());
-        if !shared.config.admits(&self.path, authorization) {
-            return Answer::new(
-                401,
-                "this path needs its token: Authorization: Bearer <token>",
-            );
+        if !shared.config.admits(&self.path, &head.headers) {
+            return Token::missing();
         }
         let key = head.headers.get(IDEMPOTENCY_KEY).map(|key| key.as_bytes());
         if key.is_some_and(|key| key.is_empty() || key.len() > LONGEST_KEY) {

@@ -187,6 +187,7 @@ impl Connected {
                 .max_message_bytes
                 .saturating_add(64 * 1024),
             user_timeout: (!keep_alive.is_zero()).then(|| keep_alive.mul_f32(1.4)),
+            probe: None,
         };
         let attempt = async {
             let stream = transport::dial(endpoint, &how).await?;

@@ -4,10 +4,20 @@ use std::sync::Arc;
 
 use super::entry::{Claims, Entry, Made};
 use super::{Lease, Pool, PoolError};
+use crate::connections::registry::AnyConnectionType;
 use crate::connections::status::Event;
 use crate::connections::{Properties, Traffic, file, memory};
 
 impl Pool {
+    /// The names of properties by which two that name the same endpoint of that type differ.
+    #[must_use]
+    pub fn differing(&self, typ: &str, one: &Properties, other: &Properties) -> Vec<String> {
+        match self.shared.config.registry.get(typ) {
+            Ok(kind) => differing(kind, one, other),
+            Err(_unknown) => Vec::new(),
+        }
+    }
+
     /// Lets a rule use a connection by its id.
     ///
     /// # Errors
@@ -62,7 +72,7 @@ impl Pool {
             if listed.named || !same_kind || (endpoint.is_none() && listed_props != props) {
                 return Err(PoolError::Exists(id));
             }
-            let names = differing(&listed_props, &props);
+            let names = differing(kind, &listed_props, &props);
             if !names.is_empty() {
                 let users = listed
                     .users()
@@ -130,13 +140,15 @@ impl Pool {
     }
 }
 
-/// The names of properties that are not the same in both, in order.
-#[must_use]
-pub fn differing(one: &Properties, other: &Properties) -> Vec<String> {
+/// The names of properties that are not the same in both, in order; those that only name the endpoint
+/// are not looked at.
+fn differing(kind: &dyn AnyConnectionType, one: &Properties, other: &Properties) -> Vec<String> {
+    let naming = kind.endpoint_properties();
+    let names_it = |name: &str| naming.iter().any(|known| known.eq_ignore_ascii_case(name));
     let mut names: Vec<String> = one
         .iter()
         .chain(other)
-        .filter(|(name, _)| one.get(*name) != other.get(*name))
+        .filter(|(name, _)| one.get(*name) != other.get(*name) && !names_it(name))
         .map(|(name, _)| name.clone())
         .collect();
     names.sort();

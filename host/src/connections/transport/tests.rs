@@ -47,6 +47,7 @@ fn how(tls: &TlsConfig) -> Dial<'_> {
         websocket_protocol: "mqtt",
         websocket_limit: 1 << 20,
         user_timeout: Some(Duration::from_secs(5)),
+        probe: None,
     }
 }
 

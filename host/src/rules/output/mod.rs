@@ -8,6 +8,7 @@
 mod batcher;
 mod encode;
 mod properties;
+mod rendered;
 pub mod schema;
 pub mod template;
 
@@ -18,7 +19,8 @@ use bytes::Bytes;
 
 pub use self::batcher::{Batched, Batcher};
 pub use self::encode::{Compression, OutputFormat};
-pub use self::properties::{Planned, dynamic_properties};
+pub use self::properties::{Planned, dynamic_properties, is_dynamic};
+pub use self::rendered::{Addressed, Place, Rendered};
 pub use self::template::{DynamicProperty, RenderError, Template, TemplateError};
 
 use crate::message::{Batch, Message};
@@ -36,7 +38,7 @@ pub struct OutputPlan {
     format: OutputFormat,
     compression: Option<Compression>,
     batching: Option<batcher::Bounds>,
-    dynamic: Vec<DynamicProperty>,
+    dynamic: Vec<Addressed>,
 }
 
 /// What came of a batch.
@@ -58,9 +60,18 @@ pub struct Output {
 impl OutputPlan {
     /// Properties to be rendered for each message; see [`dynamic_properties`].
     #[must_use]
-    pub fn with_dynamic(mut self, dynamic: Vec<DynamicProperty>) -> Self {
+    pub fn with_dynamic(mut self, dynamic: Vec<Addressed>) -> Self {
         self.dynamic = dynamic;
         self
+    }
+
+    /// The message with what was rendered for it.
+    #[must_use]
+    pub fn address(&self, message: Message, rendered: Vec<String>) -> Message {
+        let pairs = self.dynamic.iter().zip(rendered);
+        pairs.fold(message, |message, (property, text)| {
+            property.put(message, text)
+        })
     }
 
     /// Whether several rows go into one payload, so that [`OutputPlan::batcher`] is to be used instead
@@ -157,7 +168,7 @@ impl OutputPlan {
     }
 
     fn render_dynamic(&self, row: &[u8]) -> Result<Vec<String>, String> {
-        let render = |property: &DynamicProperty| property.render_json(row);
+        let render = |property: &Addressed| property.render_json(row);
         self.dynamic
             .iter()
             .map(render)

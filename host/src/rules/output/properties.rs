@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::OutputPlan;
 use super::batcher::{Bounds, LINGER};
 use super::encode::{Compression, METHODS, OutputFormat};
+use super::rendered::Rendered;
 use super::template::{DynamicProperty, Template};
 use crate::connections::ConfigError;
 use crate::rules::query::hint;
@@ -87,28 +88,31 @@ impl OutputPlan {
     }
 }
 
-/// The text properties with `{{...}}` in them that are not among `consumed`: their names and what to
-/// render. For [`OutputPlan::with_dynamic`].
+/// The properties with `{{...}}` in them, texts or lists of texts, that are not among `consumed`: their
+/// names and what to render. For [`OutputPlan::with_dynamic`].
 ///
 /// # Errors
 /// All templates that cannot be read, each with the place in it.
 pub fn dynamic_properties(
     properties: &Map<String, Value>,
     consumed: &[String],
-) -> Result<Vec<(String, DynamicProperty)>, Vec<ConfigError>> {
+) -> Result<Vec<(String, Rendered)>, Vec<ConfigError>> {
     let (mut dynamic, mut errors) = (Vec::new(), Vec::new());
     for (name, value) in properties {
-        let Some(text) = value
-            .as_str()
-            .filter(|text| DynamicProperty::is_dynamic(text))
-        else {
-            continue;
-        };
-        if consumed.contains(name) {
+        if !is_dynamic(value) || consumed.contains(name) {
             continue;
         }
-        match DynamicProperty::parse(text) {
-            Ok(property) => dynamic.push((name.clone(), property)),
+        let rendered = match value {
+            Value::Array(items) => items
+                .iter()
+                .filter_map(Value::as_str)
+                .map(DynamicProperty::parse)
+                .collect::<Result<_, _>>()
+                .map(Rendered::List),
+            other => DynamicProperty::parse(other.as_str().unwrap_or_default()).map(Rendered::Text),
+        };
+        match rendered {
+            Ok(rendered) => dynamic.push((name.clone(), rendered)),
             Err(error) => errors.push(ConfigError::new(pointer(name), error.to_string())),
         }
     }
@@ -116,6 +120,19 @@ pub fn dynamic_properties(
         Ok(dynamic)
     } else {
         Err(errors)
+    }
+}
+
+/// Whether a property has to be rendered for each row.
+#[must_use]
+pub fn is_dynamic(value: &Value) -> bool {
+    match value {
+        Value::String(text) => DynamicProperty::is_dynamic(text),
+        Value::Array(items) => items
+            .iter()
+            .filter_map(Value::as_str)
+            .any(DynamicProperty::is_dynamic),
+        _ => false,
     }
 }
 

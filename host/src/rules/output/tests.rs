@@ -12,6 +12,15 @@ fn planned(properties: Value) -> Planned {
         .unwrap_or_else(|errors| panic!("{errors:?}"))
 }
 
+/// A template for the messages' subjects.
+fn subject(template: &str) -> Addressed {
+    let template = DynamicProperty::parse(template).unwrap();
+    Addressed {
+        rendered: Rendered::Text(template),
+        place: Place::Subject,
+    }
+}
+
 fn rows(payloads: &[&str], format: Format) -> RowBatch {
     let messages: Vec<_> = payloads
         .iter()
@@ -59,7 +68,7 @@ fn whole_messages_pass_as_the_very_same_batch_and_the_very_same_bytes() {
     );
 
     // Also where a property is rendered for each message.
-    let dynamic = DynamicProperty::parse("plant/{{.a}}").unwrap();
+    let dynamic = subject("plant/{{.a}}");
     let output = plan.clone().with_dynamic(vec![dynamic]).apply(&rows, &some);
     assert_eq!(output.rendered, [["plant/7"]]);
     assert_eq!(
@@ -227,10 +236,14 @@ fn a_property_that_cannot_be_rendered_is_a_dead_letter_of_that_message_alone() {
     let properties = properties.as_object().unwrap();
     let planned = OutputPlan::from_properties(properties, &[]).unwrap();
     let dynamic = dynamic_properties(properties, &planned.consumed).unwrap();
+    let at_subject = |(_, rendered)| Addressed {
+        rendered,
+        place: Place::Subject,
+    };
     assert_eq!(dynamic[0].0, "topic");
     let plan = planned
         .plan
-        .with_dynamic(dynamic.into_iter().map(|(_, d)| d).collect());
+        .with_dynamic(dynamic.into_iter().map(at_subject).collect());
     let output = plan.apply(&rows, &selection);
     assert_eq!(output.rendered, [["plant/A/x"], ["plant/C/x"]]);
     assert_eq!(output.sources, Some(vec![0, 2]));
@@ -440,7 +453,7 @@ async fn in_a_batch_only_the_message_that_fails_is_a_dead_letter() {
 
 #[tokio::test(start_paused = true)]
 async fn a_payload_goes_to_one_topic_only() {
-    let dynamic = vec![DynamicProperty::parse("t/{{.line}}").unwrap()];
+    let dynamic = vec![subject("t/{{.line}}")];
     let plan = Arc::new(planned(json!({"batchSize": 10})).plan.with_dynamic(dynamic));
     let mut batcher = plan.batcher::<u32>().unwrap();
     let rows = rows(

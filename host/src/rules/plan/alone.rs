@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{GuestPlan, Planner, Role};
 use crate::config::{Manifest, ManifestError, pointer_to};
 use crate::connections::pool::Pool;
-use crate::rules::output::DynamicProperty;
+use crate::rules::output::Addressed;
 use crate::runtime::{Connector, Runtime};
 
 /// A connector ready to be used by itself.
@@ -16,8 +16,8 @@ use crate::runtime::{Connector, Runtime};
 pub struct Alone {
     /// Configuration and connections.
     pub guest: GuestPlan,
-    /// Of a sink: the property that is rendered for each message, into its subject.
-    pub subject: Option<DynamicProperty>,
+    /// Of a sink: the properties that are rendered for each message.
+    pub dynamic: Vec<Addressed>,
     /// What is accepted and should be looked at.
     pub warnings: Vec<ManifestError>,
 }
@@ -40,15 +40,15 @@ pub fn alone(
     let mut planner = Planner::new(manifest, runtime, pool, &());
     planner.connections();
     let at = |name: &str| pointer_to(CONFIG, name);
-    let subject = match role {
-        Role::Sink => planner.rendered(&connector, &props, CONFIG).flatten(),
+    let dynamic = match role {
+        Role::Sink => planner.rendered(&connector, &props, CONFIG),
         Role::Source => None,
     };
     let guest = planner.guest(connector, name, role, props, CONFIG, &at);
     match guest {
         Some(guest) if planner.errors.is_empty() => Ok(Alone {
             guest,
-            subject,
+            dynamic: dynamic.unwrap_or_default(),
             warnings: planner.warnings,
         }),
         _ => Err(planner.errors),

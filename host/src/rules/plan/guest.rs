@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 
 use super::{GuestPlan, Planner, RENDER, Reach, Role, SELECTORS, SlotPlan, among, placed};
 use crate::config::pointer_to;
-use crate::connections::pool::{differing, otherwise};
+use crate::connections::pool::otherwise;
 use crate::connections::{file, memory};
 use crate::rules::engine::TENANT;
-use crate::rules::output::{DynamicProperty, OutputPlan};
+use crate::rules::output::{OutputPlan, is_dynamic};
 use crate::rules::spill::SpillOptions;
 use crate::runtime::{Connector, Slot};
 
@@ -41,12 +41,12 @@ impl Planner<'_> {
         if self.errors.len() > before {
             return None;
         }
-        // What is rendered per message is the host's business: the guest sees the message's subject.
+        // What is rendered per message is the host's business: the guest sees the message.
         props.retain(|name, value| {
             let rendered = schema
                 .pointer(&pointer_to("/properties", name))
                 .is_some_and(|property| property.get(RENDER).is_some());
-            !(rendered && value.as_str().is_some_and(DynamicProperty::is_dynamic))
+            !(rendered && is_dynamic(value))
         });
         Some(GuestPlan {
             connector,
@@ -310,7 +310,7 @@ impl Planner<'_> {
             self.endpoints.insert(endpoint, whose);
             return;
         };
-        let names = differing(its, props);
+        let names = self.pool.differing(typ, its, props);
         if !names.is_empty() {
             let message = otherwise(std::slice::from_ref(first), &names);
             let own = names.iter().find(|name| props.contains_key(*name));

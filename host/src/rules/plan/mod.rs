@@ -18,7 +18,7 @@ pub use self::alone::{Alone, alone};
 pub use self::guest::schema;
 use self::guest::schema_properties;
 use super::engine::TENANT;
-use super::output::{DynamicProperty, OutputPlan, dynamic_properties};
+use super::output::{Addressed, OutputPlan, Place, Rendered, dynamic_properties};
 use super::query::{Field, Format, Query, StreamStatement};
 use super::spill::SpillOptions;
 use crate::config::{
@@ -504,7 +504,7 @@ impl Planner<'_> {
             }
         };
         let connector = connector?;
-        let subject = self.rendered(&connector, &props, &def.pointer)?;
+        let dynamic = self.rendered(&connector, &props, &def.pointer)?;
         let topic = props
             .get("topic")
             .and_then(Value::as_str)
@@ -520,7 +520,7 @@ impl Planner<'_> {
             );
         }
         spill.adopt(&rule.options);
-        let output = Arc::new(output?.with_dynamic(subject.into_iter().collect()));
+        let output = Arc::new(output?.with_dynamic(dynamic));
         Some(ActionPlan {
             name,
             output,
@@ -530,13 +530,13 @@ impl Planner<'_> {
         })
     }
 
-    /// The property whose text is rendered for each message, into its subject. None after a mistake.
+    /// The properties that are rendered for each message. None after a mistake.
     fn rendered(
         &mut self,
         connector: &Connector,
         props: &Map<String, Value>,
         pointer: &str,
-    ) -> Option<Option<DynamicProperty>> {
+    ) -> Option<Vec<Addressed>> {
         let schema = schema(connector, Role::Sink);
         let found = match dynamic_properties(props, &[]) {
             Ok(found) => found,
@@ -547,23 +547,30 @@ impl Planner<'_> {
                 return None;
             }
         };
-        let mut subject = None;
-        for (name, property) in found {
+        let mut all = Vec::new();
+        for (name, rendered) in found {
             let render = schema
                 .pointer(&pointer_to("/properties", &name))
                 .and_then(|own| own.get(RENDER));
-            if render.and_then(Value::as_str) == Some("subject") {
-                subject = Some(property);
-            } else {
-                let at = pointer_to(pointer, &name);
-                self.error(
-                    &at,
-                    format!("\"{name}\" is not rendered per message; \"{{{{\" has no place in it"),
-                );
-                return None;
-            }
+            let place = match render.and_then(Value::as_str) {
+                Some("subject") => Place::Subject,
+                Some("header") => Place::Header(name),
+                // A list of a connector's own, which may mean something else by it.
+                _ if matches!(rendered, Rendered::List(_)) => continue,
+                _ => {
+                    let at = pointer_to(pointer, &name);
+                    self.error(
+                        &at,
+                        format!(
+                            "\"{name}\" is not rendered per message; \"{{{{\" has no place in it"
+                        ),
+                    );
+                    return None;
+                }
+            };
+            all.push(Addressed { rendered, place });
         }
-        Some(subject)
+        Some(all)
     }
 
     /// A connector by its name: one of the manifest, else a bundled one.
