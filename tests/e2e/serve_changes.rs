@@ -351,3 +351,46 @@ fn many_clients_at_once_leave_nothing_behind() {
     );
     assert!(calm, "open files or threads are left");
 }
+
+#[test]
+fn five_hundred_connections_that_reconnect_are_listed_at_once() {
+    let _machine = alone();
+    let windlass = Windlass::serve(&[]);
+    let mut rest = windlass.rest();
+    for number in 0..500 {
+        // Nobody listens on port 1: each of them is refused, again and again.
+        let connection = json!({
+            "id": format!("c{number}"),
+            "typ": "mqtt",
+            "props": { "server": "tcp://127.0.0.1:1", "password": "hush", "username": "u" },
+        });
+        rest.must_post("/connections", &connection, 201);
+    }
+    let idle = windlass.usage();
+    let mut times: Vec<Duration> = (0..200)
+        .map(|_| {
+            let began = std::time::Instant::now();
+            let (code, listed) = rest.get("/connections");
+            let took = began.elapsed();
+            assert_eq!((code, listed.as_array().map(Vec::len)), (200, Some(500)));
+            took
+        })
+        .collect();
+    times.sort();
+    let busy = windlass.usage().cpu.saturating_sub(idle.cpu);
+    println!(
+        "500 connections that reconnect: GET p50 {:?}, p99 {:?}; {} MB; {:?} of CPU for 200 lists",
+        times[100],
+        times[198],
+        idle.resident >> 20,
+        busy
+    );
+    // The figure itself is for a quiet machine; on any, nothing waits for a network.
+    let most = short_or_long(Duration::from_millis(500), Duration::from_millis(20));
+    assert!(times[198] < most, "p99 {:?}", times[198]);
+    let (_, one) = rest.get("/connections/c7");
+    assert!(
+        one["attempts"].as_u64() > Some(0) && one["err"].is_string(),
+        "{one}"
+    );
+}
