@@ -360,7 +360,12 @@ fn an_export_of_one_server_is_imported_by_another_and_masks_keep_what_is_stored(
     // A running server is judged as an eKuiper is, by its export.
     let said = command(&["import-ekuiper", &from.url, "--json"]);
     assert_eq!(said.code, Some(0), "{}", said.all());
-    assert_eq!(said.json()[0]["items"].as_array().map(Vec::len), Some(4), "{}", said.all());
+    assert_eq!(
+        said.json()[0]["items"].as_array().map(Vec::len),
+        Some(4),
+        "{}",
+        said.all()
+    );
 
     let export = http(&from.url, "GET", "/data/export", None).1;
     let data: Value = serde_json::from_str(&export).expect("JSON");
