@@ -197,11 +197,12 @@ fn each_resource_is_listed_made_changed_started_stopped_and_deleted_by_commands(
     assert!(runs, "{}", server.run(&["rules", "status", "warm"]).all());
     let subscribed = holds_within(Duration::from_secs(10), || broker.logged("c1 1 in/#") > 0);
     assert!(subscribed, "{}", broker.log());
-    Publish::new(broker.port(), "in/1", 1)
+    let sent = Publish::new(broker.port(), "in/1", 1)
         .rate(500)
         .count(100)
         .start()
         .join();
+    assert_eq!(sent.acknowledged.len(), 100);
     expect_all(&far, &warm_ones(0..100), Duration::from_secs(20));
 
     let said = server.run(&["connections", "delete", "plant", "nobody"]);

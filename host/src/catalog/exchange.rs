@@ -242,6 +242,7 @@ impl Catalog {
                         && (key == "default"
                             || statement
                                 .conf_key
+                                .as_ref()
                                 .is_some_and(|own| own.eq_ignore_ascii_case(key)))
                 })
             })
