@@ -4,6 +4,7 @@
 mod bad_input;
 mod broker_killed;
 mod c_connectors;
+mod client;
 mod cuts;
 mod dead_letters;
 mod dead_sink;

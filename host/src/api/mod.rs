@@ -8,7 +8,7 @@
 //! | [`auth`] | who asks, and what he may do |
 //! | [`error`], [`json`], [`etag`], [`extract`] | what goes in and out |
 //! | [`system`], [`events`] | what the host says of itself |
-//! | [`connections`], [`metadata`], [`streams`], [`rules`], [`connectors`], [`deadletters`] | the resources, over the [`crate::catalog`] |
+//! | [`connections`], [`metadata`], [`streams`], [`rules`], [`connectors`], [`deadletters`], [`transfer`] | the resources, over the [`crate::catalog`] |
 //!
 //! A request goes: head within 10 s ([`crate::connections::listener`]), guard, authentication, its
 //! handler, within a minute. A handler that changes something runs to its end even if its client goes
@@ -54,6 +54,7 @@ pub mod streams;
 pub mod system;
 #[cfg(test)]
 mod tests;
+pub mod transfer;
 
 use auth::{AuthConfig, Authority, Identity, Role};
 use error::{ApiError, Code};
@@ -220,6 +221,7 @@ pub fn routes(view: Arc<dyn View>, catalog: &Catalog) -> Router {
         .merge(rules::routes(catalog.clone()))
         .merge(deadletters::routes(catalog.clone()))
         .merge(connectors::routes(catalog.clone()))
+        .merge(transfer::routes(catalog.clone()))
 }
 
 /// A layer for routes whose bodies may be larger (or must be smaller) than others.

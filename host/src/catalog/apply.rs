@@ -66,7 +66,7 @@ impl Catalog {
         self.put_connector(name, wasm.into(), ANY).await.map(drop)
     }
 
-    async fn apply_connection(&self, def: ConnectionDef) -> Result<(), CatalogError> {
+    pub(super) async fn apply_connection(&self, def: ConnectionDef) -> Result<(), CatalogError> {
         match self.pool().stored(TENANT, &def.id) {
             Some((typ, props)) if props == def.props && typ.eq_ignore_ascii_case(&def.typ) => {
                 Ok(())
@@ -76,7 +76,7 @@ impl Catalog {
         }
     }
 
-    async fn apply_stream(&self, sql: &str) -> Result<(), CatalogError> {
+    pub(super) async fn apply_stream(&self, sql: &str) -> Result<(), CatalogError> {
         let present = match StreamStatement::parse(sql) {
             Ok(statement) => {
                 let book = self.0.book.read();
@@ -93,7 +93,11 @@ impl Catalog {
         }
     }
 
-    async fn apply_rule(&self, id: &str, json: &serde_json::Value) -> Result<(), CatalogError> {
+    pub(super) async fn apply_rule(
+        &self,
+        id: &str,
+        json: &serde_json::Value,
+    ) -> Result<(), CatalogError> {
         let present = self.0.book.read().rules.get(id).cloned();
         match present {
             Some(kept) if kept.value.says(json) => Ok(()),

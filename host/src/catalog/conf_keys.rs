@@ -195,7 +195,7 @@ impl Catalog {
     }
 
     /// The properties that the connection type of that name knows; none where there is no such type.
-    fn known_properties(&self, typ: &str) -> &'static [crate::connections::Property] {
+    pub(super) fn known_properties(&self, typ: &str) -> &'static [crate::connections::Property] {
         let kind = self.pool().registry().get(typ);
         kind.map_or(&[], |kind| kind.properties())
     }

@@ -64,6 +64,13 @@ impl Catalog {
         let props = self.pool().validate_replacement(TENANT, &def)?;
         check_revision(may, self.connection_revision(&def.id))?;
         let old = self.pool().stored(TENANT, &def.id);
+        if let Some((typ, stored)) = &old
+            && typ.eq_ignore_ascii_case(&def.typ)
+            && *stored == props
+        {
+            // It is that already: nobody is cut off for nothing.
+            return Ok(self.connection_revision(&def.id));
+        }
         let revision = self
             .write(kind::CONNECTION, &def.id, &body(&def.typ, &props))
             .await?;

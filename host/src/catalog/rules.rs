@@ -306,6 +306,13 @@ impl Catalog {
             (_, json) => json,
         };
         let definition = read(json, Some(id))?;
+        let is_same = old
+            .as_ref()
+            .is_some_and(|kept| kept.value.json == definition.json);
+        if is_same && self.engine().rule(id).is_some() {
+            // It is that already, and runs.
+            return Ok(());
+        }
         if let Some(kept) = &old {
             check_version(id, &kept.value.def.version, &definition.def.version)?;
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::exchange::with_secrets;
 use super::{Catalog, CatalogError, Kept, May, Stream, check_revision, kind};
 use crate::config::{nearest, validate_id};
 use crate::connections::secrets;
@@ -112,7 +113,13 @@ impl Catalog {
         sql: &str,
         may: May<'_>,
     ) -> Result<(), CatalogError> {
-        let stream = self.parse_stream(sql)?;
+        let stored = self.0.book.read().streams.get(name).cloned();
+        let sql = match &stored {
+            // The masks of secrets mean the stored ones.
+            Some(kept) => with_secrets(sql, &kept.value.sql),
+            None => sql.to_owned(),
+        };
+        let stream = self.parse_stream(&sql)?;
         if stream.statement.name != name {
             return Err(CatalogError::Invalid(format!(
                 "the statement is of stream \"{}\", and the path of \"{name}\"",
@@ -125,6 +132,9 @@ impl Catalog {
             return Err(unknown(name));
         };
         check_revision(may, old.revision)?;
+        if old.value.sql == stream.sql {
+            return Ok(());
+        }
         if old.value.statement.shared != stream.statement.shared {
             return Err(CatalogError::Invalid(format!(
                 "SHARED of stream {name} cannot be changed from {} to {}: make another stream",

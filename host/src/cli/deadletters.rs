@@ -1,18 +1,20 @@
 //! `windlass deadletters ls|show|resend|rm`: on the store in the data folder, also while a host runs
-//! on it. A letter marked for sending again is taken up by the running host, or by the next one.
+//! on it, or with `--server` at a server. A letter marked for sending again is taken up by the running
+//! host, or by the next one.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::{Args, Subcommand};
 
+use super::client::context::ServerArguments;
+use super::client::deadletters::{Change, Place};
 use super::{FAILED, folder, output};
-use crate::store::{DeadLetter, KeptLetter, LetterFilter, Store};
+use crate::store::{DeadLetter, KeptLetter, LetterFilter};
 
 /// The only one there is today.
 const TENANT: &str = "default";
@@ -35,9 +37,11 @@ pub(super) enum Command {
 
 #[derive(Args, Debug)]
 struct Common {
-    /// The data folder of the host
+    /// The data folder of the host; not looked at with --server or --context
     #[arg(long, value_name = "DIR", default_value = folder::DATA)]
     data: PathBuf,
+    #[command(flatten)]
+    server: ServerArguments,
     /// One JSON object per line on stdout
     #[arg(long)]
     json: bool,
@@ -141,7 +145,7 @@ pub(super) async fn main(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 async fn ls(arguments: List) -> anyhow::Result<ExitCode> {
-    let store = open(&arguments.common.data).await?;
+    let store = Place::open(&arguments.common.server, &arguments.common.data).await?;
     let found = select(&store, &arguments.filter, arguments.limit).await?;
     for kept in &found {
         if arguments.common.json {
@@ -158,14 +162,10 @@ async fn ls(arguments: List) -> anyhow::Result<ExitCode> {
 }
 
 async fn show(arguments: Show) -> anyhow::Result<ExitCode> {
-    let store = open(&arguments.common.data).await?;
+    let store = Place::open(&arguments.common.server, &arguments.common.data).await?;
     let mut code = ExitCode::SUCCESS;
     for id in arguments.ids {
-        let Some(kept) = store
-            .letter(TENANT, id)
-            .await
-            .context("the dead letters cannot be read")?
-        else {
+        let Some(kept) = store.letter(TENANT, id).await? else {
             output::complain(&missing(id));
             code = ExitCode::from(FAILED);
             continue;
@@ -184,12 +184,6 @@ async fn show(arguments: Show) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
-    Resend,
-    Remove,
-}
-
 async fn change(chosen: Chosen, change: Change) -> anyhow::Result<ExitCode> {
     if !chosen.is_told() {
         output::complain(
@@ -197,7 +191,7 @@ async fn change(chosen: Chosen, change: Change) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::from(FAILED));
     }
-    let store = open(&chosen.common.data).await?;
+    let store = Place::open(&chosen.common.server, &chosen.common.data).await?;
     let mut code = ExitCode::SUCCESS;
     let ids = if chosen.ids.is_empty() {
         select(&store, &chosen.filter, usize::MAX)
@@ -208,12 +202,7 @@ async fn change(chosen: Chosen, change: Change) -> anyhow::Result<ExitCode> {
     } else {
         let mut there = Vec::new();
         for id in chosen.ids {
-            if store
-                .letter(TENANT, id)
-                .await
-                .context("the dead letters cannot be read")?
-                .is_some()
-            {
+            if store.letter(TENANT, id).await?.is_some() {
                 there.push(id);
             } else {
                 output::complain(&missing(id));
@@ -223,16 +212,7 @@ async fn change(chosen: Chosen, change: Change) -> anyhow::Result<ExitCode> {
         there
     };
     for ids in ids.chunks(PAGE as usize) {
-        match change {
-            Change::Resend => store
-                .mark_resend(TENANT, ids)
-                .await
-                .context("they cannot be marked")?,
-            Change::Remove => store
-                .remove_letters(TENANT, ids)
-                .await
-                .context("they cannot be removed")?,
-        };
+        store.change(TENANT, ids, change).await?;
     }
     store.close().await;
     let (word, key) = match change {
@@ -254,14 +234,7 @@ fn missing(id: i64) -> String {
     format!("there is no dead letter {id}; `windlass deadletters ls` lists them")
 }
 
-/// The store of a data folder, beside a host that may run on it. Makes nothing new.
-async fn open(data: &Path) -> anyhow::Result<Store> {
-    Store::open_shared(data)
-        .await
-        .with_context(|| format!("the store in {} cannot be opened", data.display()))
-}
-
-async fn select(store: &Store, filter: &Filter, limit: usize) -> anyhow::Result<Vec<KeptLetter>> {
+async fn select(store: &Place, filter: &Filter, limit: usize) -> anyhow::Result<Vec<KeptLetter>> {
     let mut found = Vec::new();
     let mut wanted = LetterFilter {
         tenant: TENANT.to_owned(),
@@ -270,10 +243,7 @@ async fn select(store: &Store, filter: &Filter, limit: usize) -> anyhow::Result<
         ..LetterFilter::default()
     };
     while found.len() < limit {
-        let page = store
-            .letters(&wanted, PAGE)
-            .await
-            .context("the dead letters cannot be read")?;
+        let page = store.page(&wanted, PAGE).await?;
         let Some(last) = page.last() else { break };
         wanted.after = Some(last.id);
         found.extend(page.into_iter().filter(|kept| filter.takes(&kept.letter)));
@@ -415,6 +385,13 @@ mod tests {
             (&value["id"], &value["payload"]),
             (&json!(7), &json!("broken one"))
         );
+        for payload in [&b"text"[..], b"\xff\x00"] {
+            let value = kept(payload).to_json();
+            let back = KeptLetter::from_json(TENANT, &value).unwrap();
+            assert_eq!(back.to_json(), value);
+            assert_eq!(back.letter.message.payload, payload);
+        }
+        assert!(KeptLetter::from_json(TENANT, &json!({"id": 7})).is_none());
         assert_eq!(value["subject"], "in/1");
         assert_eq!(value["headers"], json!([["k", "v"]]));
         let value = kept(b"\xff\x00").to_json();

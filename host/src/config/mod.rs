@@ -394,30 +394,21 @@ pub fn rule_of(
 /// # Errors
 /// All mistakes, in the order of their places.
 pub fn document(source: &Source, lookup: &Lookup<'_>) -> Result<Value, Vec<ManifestError>> {
-    let mut values = documents(source, lookup)?;
-    match values.len() {
-        0 | 1 => Ok(values.pop().unwrap_or_default()),
-        many => {
-            let message = format!("{many} documents stand in it; one is wanted");
-            let place = Place::whole(source.name.as_str().into());
-            Err(vec![ManifestError::new(place, "", message)])
-        }
-    }
-}
-
-/// All documents of a text, read as a manifest is, variables and all.
-///
-/// # Errors
-/// All mistakes, in the order of their places.
-pub fn documents(source: &Source, lookup: &Lookup<'_>) -> Result<Vec<Value>, Vec<ManifestError>> {
     let file: Arc<str> = source.name.as_str().into();
     let mut errors = Vec::new();
-    let (nodes, _) = yaml::parse(&source.text, &file, Some(lookup), &mut errors);
-    if errors.is_empty() {
-        return Ok(nodes.iter().map(node::Node::to_value).collect());
+    let (documents, _) = yaml::parse(&source.text, &file, Some(lookup), &mut errors);
+    match documents.as_slice() {
+        _ if !errors.is_empty() => {
+            ManifestError::arrange(&mut errors);
+            Err(errors)
+        }
+        [] => Ok(Value::Null),
+        [one] => Ok(one.to_value()),
+        many => {
+            let message = format!("{} documents stand in it; one is wanted", many.len());
+            Err(vec![ManifestError::new(Place::whole(file), "", message)])
+        }
     }
-    ManifestError::arrange(&mut errors);
-    Err(errors)
 }
 
 /// The text, or the line, column and sentence of what is wrong with it.

@@ -61,6 +61,12 @@ impl LetterState {
             Self::Sending => "sending",
         }
     }
+
+    fn of(word: &str) -> Option<Self> {
+        [Self::Kept, Self::Resend, Self::Sending]
+            .into_iter()
+            .find(|state| state.as_str() == word)
+    }
 }
 
 /// A dead letter in the store.
@@ -111,6 +117,40 @@ impl KeptLetter {
             fields.insert(name.to_owned(), payload.into());
         }
         value
+    }
+
+    /// What [`KeptLetter::to_json`] wrote, of this tenant; None: it did not.
+    #[must_use]
+    pub fn from_json(tenant: &str, value: &Value) -> Option<Self> {
+        let text = |name: &str| Some(value.get(name)?.as_str()?.to_owned());
+        let number = |name: &str| value.get(name)?.as_u64();
+        let payload = match text("payloadBase64") {
+            Some(coded) => BASE64.decode(coded).ok()?,
+            None => text("payload")?.into_bytes(),
+        };
+        let headers: Vec<(String, String)> =
+            serde_json::from_value(value.get("headers")?.clone()).ok()?;
+        Some(Self {
+            id: value.get("id")?.as_i64()?,
+            state: LetterState::of(&text("state")?)?,
+            payload_bytes: number("bytes")?,
+            letter: DeadLetter {
+                tenant: tenant.to_owned(),
+                rule: text("rule")?,
+                action: text("action")?,
+                stream: text("stream")?,
+                message: Message {
+                    subject: text("subject")?.into(),
+                    headers: headers.into(),
+                    ..Message::new(payload)
+                },
+                kind: text("kind")?,
+                code: text("code")?,
+                reason: text("reason")?,
+                attempts: u32::try_from(number("attempts")?).ok()?,
+                at_ms: number("atMs")?,
+            },
+        })
     }
 }
 

@@ -14,6 +14,7 @@ pub(super) mod apply;
 pub(super) mod connections;
 pub(super) mod connectors;
 pub(super) mod context;
+pub(super) mod deadletters;
 pub(super) mod http;
 pub(super) mod render;
 pub(super) mod rules;

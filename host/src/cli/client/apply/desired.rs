@@ -1,13 +1,12 @@
 //! What manifests say, as items to be sent. Rules are sent as they were written, variables filled in,
 //! and not as this program has read them.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{Item, What};
-use crate::config::{Manifest, ManifestError, Place, Source, documents};
+use crate::config::{Manifest, ManifestError};
 
 /// Everything that manifests say.
 pub(super) struct Desired {
@@ -20,7 +19,6 @@ pub(super) struct Desired {
 /// Reads manifests and the connectors that they name.
 pub(super) fn desired(files: &[PathBuf]) -> Result<Desired, Vec<ManifestError>> {
     let manifest = Manifest::load(files)?;
-    let written = rules(files)?;
     let mut items = Vec::new();
     let mut errors = Vec::new();
     for def in &manifest.connectors {
@@ -63,8 +61,12 @@ pub(super) fn desired(files: &[PathBuf]) -> Result<Desired, Vec<ManifestError>> 
         }
     }
     for def in &manifest.rules {
-        let body = written.get(&def.id).cloned().unwrap_or_default();
-        add(What::Rule, def.id.clone(), Value::Object(body));
+        let mut body = def.json.0.clone();
+        if let Some(fields) = body.as_object_mut() {
+            // Where the rules are a mapping it is the key.
+            fields.insert("id".to_owned(), def.id.clone().into());
+        }
+        add(What::Rule, def.id.clone(), body);
     }
     if !errors.is_empty() {
         return Err(errors);
@@ -73,6 +75,7 @@ pub(super) fn desired(files: &[PathBuf]) -> Result<Desired, Vec<ManifestError>> 
         ("files", manifest.files.root.is_some()),
         ("push", manifest.push != Default::default()),
         ("limits", manifest.limits != Default::default()),
+        ("rest", manifest.rest != Default::default()),
     ];
     Ok(Desired {
         items,
@@ -82,55 +85,6 @@ pub(super) fn desired(files: &[PathBuf]) -> Result<Desired, Vec<ManifestError>> 
             .filter_map(|(name, there)| there.then_some(name))
             .collect(),
     })
-}
-
-/// Rules by id, as they were written.
-fn rules(files: &[PathBuf]) -> Result<HashMap<String, Map<String, Value>>, Vec<ManifestError>> {
-    let mut found = HashMap::new();
-    for path in files {
-        let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            let place = Place::whole(name.as_str().into());
-            vec![ManifestError::new(
-                place,
-                "",
-                format!("cannot be read: {error}"),
-            )]
-        })?;
-        let source = Source {
-            name,
-            text,
-            base: PathBuf::new(),
-        };
-        for document in documents(&source, &|name| std::env::var(name).ok())? {
-            match document.get("rules") {
-                Some(Value::Array(rules)) => {
-                    for rule in rules {
-                        enter(&mut found, None, rule);
-                    }
-                }
-                Some(Value::Object(rules)) => {
-                    for (id, rule) in rules {
-                        enter(&mut found, Some(id), rule);
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-    Ok(found)
-}
-
-fn enter(found: &mut HashMap<String, Map<String, Value>>, key: Option<&str>, rule: &Value) {
-    let Some(rule) = rule.as_object() else { return };
-    let own = rule.get("id").and_then(Value::as_str);
-    let Some(id) = own.or(key) else { return };
-    let mut body = Map::new();
-    body.insert("id".to_owned(), id.into());
-    for (name, value) in rule {
-        body.insert(name.clone(), value.clone());
-    }
-    found.insert(id.to_owned(), body);
 }
 
 #[cfg(test)]
@@ -183,7 +137,7 @@ rules: [{id: cold, sql: SELECT a FROM demo, actions: [{log: null}], triggered: f
         assert_eq!(wanted.items[1].body["props"]["server"], "tcp://h:1");
         assert_eq!(
             wanted.items[4].body,
-            json!({"id": "hot", "sql": "SELECT * FROM demo", "actions": [{"log": {}}], "options": {"debug": true, "qos": 1}})
+            json!({"sql": "SELECT * FROM demo", "actions": [{"log": {}}], "options": {"debug": true, "qos": 1}, "id": "hot"})
         );
         assert_eq!(wanted.items[5].body["actions"], json!([{"log": null}]));
         assert_eq!(wanted.local, ["limits"]);

@@ -1,0 +1,260 @@
+//! Import and export in eKuiper's shapes: `/ruleset`, `/data`, and `/v2/data` in YAML. Secrets are
+//! masked, unless an administrator who has shown a token asks for them with `secrets=true`.
+//!
+//! Unlike eKuiper, an import names every item that it cannot take, takes over live what differs, and
+//! reads no file of the server's: `file` is refused.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::auth::Identity;
+use super::body_limit;
+use super::error::{ApiError, Code};
+use super::extract::{Query, flag};
+use super::json::{Json, words};
+use crate::catalog::{Catalog, ImportMode, Imported};
+use crate::config::ekuiper::{Bundle, Section, read_export};
+
+/// The largest import, in bytes.
+const LARGEST: usize = 64 * 1024 * 1024;
+
+/// The routes, over this catalog.
+pub fn routes(catalog: Catalog) -> Router {
+    Router::new()
+        .route("/ruleset/export", post(export_ruleset))
+        .route("/ruleset/import", post(import_ruleset))
+        .route("/data/export", get(export_data).post(export_part))
+        .route("/data/import", post(import_data))
+        .route("/data/import/status", get(last))
+        .route("/v2/data/export", get(export_yaml))
+        .route("/v2/data/import", post(import_yaml))
+        .layer(body_limit(LARGEST))
+        .with_state(Transfer {
+            catalog,
+            turn: Arc::default(),
+            last: Arc::new(Mutex::new(response(&Imported::default()))),
+        })
+}
+
+#[derive(Clone)]
+struct Transfer {
+    catalog: Catalog,
+    /// One import at a time.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// What came of the last one.
+    last: Arc<Mutex<Value>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Export {
+    /// `true`: with secrets.
+    secrets: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Import {
+    /// `1`: what is not in the import stays.
+    partial: Option<String>,
+}
+
+/// An export in a body.
+#[derive(Debug, Deserialize)]
+struct Given {
+    #[serde(default)]
+    content: String,
+    #[serde(default)]
+    file: String,
+}
+
+impl Given {
+    fn bundle(self) -> Result<Bundle, ApiError> {
+        let wrong = |message: String| ApiError::bad_request(Code::Undefined, message);
+        match (self.content.is_empty(), self.file.is_empty()) {
+            (false, false) => {
+                return Err(wrong(
+                    "Invalid body: Cannot specify both content and file".to_owned(),
+                ));
+            }
+            (true, true) => {
+                return Err(wrong(
+                    "Invalid body: must specify content or file".to_owned(),
+                ));
+            }
+            (true, false) => {
+                return Err(wrong(
+                    "Invalid body: this server reads no files for its clients; send the text itself as \"content\"".to_owned(),
+                ));
+            }
+            (false, true) => {}
+        }
+        read_export("content", &self.content).map_err(|errors| {
+            let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
+            wrong(format!("Invalid body: {}", texts.join("; ")))
+        })
+    }
+}
+
+/// Everything, masked unless secrets were asked for by somebody who may see them.
+fn exported(transfer: &Transfer, identity: &Identity, export: &Export) -> Result<Bundle, ApiError> {
+    let wanted = flag(export.secrets.as_deref());
+    if wanted && !identity.may_see_secrets() {
+        return Err(ApiError::forbidden(
+            "secrets are shown only to an administrator who has shown a token",
+        ));
+    }
+    Ok(transfer.catalog.export(!wanted))
+}
+
+/// A file to be kept, as eKuiper sends it.
+fn attachment(body: String) -> Response {
+    let head: [(HeaderName, HeaderValue); 2] = [
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/octet-stream"),
+        ),
+        (
+            header::CONTENT_DISPOSITION,
+            HeaderValue::from_static("Attachment"),
+        ),
+    ];
+    (head, body).into_response()
+}
+
+async fn export_ruleset(
+    State(transfer): State<Transfer>,
+    identity: Identity,
+    Query(export): Query<Export>,
+) -> Result<Response, ApiError> {
+    let bundle = exported(&transfer, &identity, &export)?;
+    Ok(attachment(bundle.to_ruleset().to_string()))
+}
+
+async fn export_data(
+    State(transfer): State<Transfer>,
+    identity: Identity,
+    Query(export): Query<Export>,
+) -> Result<Response, ApiError> {
+    let bundle = exported(&transfer, &identity, &export)?;
+    Ok(attachment(bundle.to_data().to_string()))
+}
+
+async fn export_part(
+    State(transfer): State<Transfer>,
+    identity: Identity,
+    Query(export): Query<Export>,
+    Json(rules): Json<Vec<String>>,
+) -> Result<Response, ApiError> {
+    let bundle = exported(&transfer, &identity, &export)?;
+    let (part, missing) = bundle.of_rules(&rules);
+    if !missing.is_empty() {
+        let message = format!("Rule {} is not found.", missing.join(", "));
+        return Err(ApiError::not_found(message));
+    }
+    Ok(attachment(part.to_data().to_string()))
+}
+
+async fn export_yaml(
+    State(transfer): State<Transfer>,
+    identity: Identity,
+    Query(export): Query<Export>,
+) -> Result<Response, ApiError> {
+    let bundle = exported(&transfer, &identity, &export)?;
+    Ok(attachment(bundle.to_data_yaml()))
+}
+
+impl Transfer {
+    async fn import(&self, given: Given, mode: ImportMode) -> Result<Imported, ApiError> {
+        let bundle = given.bundle()?;
+        let _turn = self.turn.lock().await;
+        let done = self.catalog.import(bundle, mode).await;
+        tracing::info!(
+            streams = done.streams,
+            rules = done.rules,
+            deleted = done.deleted.len(),
+            failed = done.failed.len(),
+            "definitions were imported"
+        );
+        *self.last.lock() = response(&done);
+        Ok(done)
+    }
+}
+
+async fn import_ruleset(
+    State(transfer): State<Transfer>,
+    Json(given): Json<Given>,
+) -> Result<Response, ApiError> {
+    let done = transfer.import(given, ImportMode::New).await?;
+    if !done.failed.is_empty() {
+        return Err(ApiError::bad_request(Code::Undefined, reasons(&done)));
+    }
+    let (streams, rules) = (done.streams, done.rules);
+    let text = format!("imported {streams} streams, 0 tables and {rules} rules");
+    Ok(words(StatusCode::OK, text))
+}
+
+async fn import_data(
+    State(transfer): State<Transfer>,
+    Query(import): Query<Import>,
+    Json(given): Json<Given>,
+) -> Result<Response, ApiError> {
+    let mode = match flag(import.partial.as_deref()) {
+        true => ImportMode::Partial,
+        false => ImportMode::Full,
+    };
+    let done = transfer.import(given, mode).await?;
+    let is_whole = done.failed.is_empty();
+    let error = if is_whole { "" } else { "process error" };
+    let answer = json!({ "ErrorMsg": error, "ConfigResponse": response(&done) });
+    if is_whole {
+        return Ok(Json(answer).into_response());
+    }
+    Err(ApiError::bad_request(Code::Undefined, answer.to_string()))
+}
+
+async fn import_yaml(
+    State(transfer): State<Transfer>,
+    Json(given): Json<Given>,
+) -> Result<Response, ApiError> {
+    let done = transfer.import(given, ImportMode::Partial).await?;
+    if !done.failed.is_empty() {
+        let message = format!("import failed: {}", reasons(&done));
+        return Err(ApiError::bad_request(Code::Undefined, message));
+    }
+    Ok(words(StatusCode::OK, "success"))
+}
+
+async fn last(State(transfer): State<Transfer>) -> Response {
+    Json(transfer.last.lock().clone()).into_response()
+}
+
+/// eKuiper's answer: twelve sections, each with the reasons by item; empty where all is well.
+fn response(done: &Imported) -> Value {
+    let mut sections = Map::new();
+    for section in Section::ALL {
+        let reasons: Map<String, Value> = done
+            .failed
+            .iter()
+            .filter(|((of, _), _)| *of == section)
+            .map(|((_, id), why)| (id.clone(), why.as_str().into()))
+            .collect();
+        sections.insert(section.key().to_owned(), Value::Object(reasons));
+    }
+    Value::Object(sections)
+}
+
+/// All reasons in one sentence.
+fn reasons(done: &Imported) -> String {
+    let reasons = done.failed.iter();
+    let texts: Vec<_> = reasons
+        .map(|((section, id), why)| format!("{} {id}: {why}", section.item()))
+        .collect();
+    texts.join("; ")
+}
