@@ -1,6 +1,7 @@
 //! Builds the connectors that come with the host (`guests/rust`, the members that say
 //! `bundled = true`) for wasm32-wasip2 and writes `bundled.rs` for `src/connectors.rs` to embed. Lists
-//! what authors of connectors need (`kit.rs`, for `src/kit`).
+//! what authors of connectors need (`kit.rs`, for `src/kit`). Asks the linker for a small binary, where it
+//! knows how to make one.
 //!
 //! They are a workspace of their own with a target folder of its own: cargo, while it runs this
 //! script, holds the lock of the outer one. Nothing of the outer build's settings (flags, wrappers,
@@ -66,7 +67,44 @@ fn run() -> Result<()> {
     }
     list.push_str("];\n");
     fs::write(out.join("bundled.rs"), list)?;
+    small(&out)?;
     kit(root, &out)
+}
+
+/// What makes the binary smaller and not slower: functions of equal code are one, and the places that the
+/// loader must relocate are a bitmap (DT_RELR, for which the C library must know it: glibc does since
+/// 2.36). As always, a machine with an older C library than this one's may not run the result.
+const SMALL: [&str; 2] = ["-Wl,--icf=all", "-Wl,-z,pack-relative-relocs"];
+
+/// Asks for each of them, if a program that is linked so runs here.
+fn small(out: &Path) -> Result<()> {
+    if variable("HOST")? != variable("TARGET")? {
+        return Ok(());
+    }
+    let folder = out.join("small");
+    fs::create_dir_all(&folder)?;
+    let (source, program) = (folder.join("small.rs"), folder.join("small"));
+    fs::write(&source, "fn main() { assert!(std::env::args().len() > 0); }\n")?;
+    for argument in SMALL {
+        let mut compiler = Command::new(variable("RUSTC")?);
+        compiler.arg(&source).arg("-o").arg(&program);
+        // As the binary will be linked.
+        if let Ok(flags) = env::var("CARGO_ENCODED_RUSTFLAGS") {
+            compiler.args(flags.split('\u{1f}').filter(|flag| !flag.is_empty()));
+        }
+        if let Ok(linker) = env::var("RUSTC_LINKER") {
+            compiler.arg(format!("-Clinker={linker}"));
+        }
+        compiler.arg(format!("-Clink-arg={argument}"));
+        let works = |command: &mut Command| {
+            let quiet = command.stdout(Stdio::null()).stderr(Stdio::null());
+            quiet.status().is_ok_and(|status| status.success())
+        };
+        if works(&mut compiler) && works(&mut Command::new(&program)) {
+            println!("cargo::rustc-link-arg-bins={argument}");
+        }
+    }
+    Ok(())
 }
 
 /// What `windlass connector new` and `build` write, below the root of the tree. Folders that are not
