@@ -551,3 +551,57 @@ fn what_was_answered_is_there_after_kills_and_what_was_not_is_whole_or_absent() 
     println!("{kills} kills; served again after {slowest:?} at the latest");
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
 }
+
+#[test]
+fn ekuipers_own_files_are_taken_in_once_and_again_when_they_change() {
+    let _machine = shared();
+    let broker = Mosquitto::start();
+    let etc = tempfile::tempdir().expect("a temporary folder");
+    std::fs::create_dir_all(etc.path().join("connections")).expect("a folder");
+    let write = |path: &str, text: String| {
+        std::fs::write(etc.path().join(path), text).expect("a file");
+    };
+    write(
+        "mqtt_source.yaml",
+        "default:\n  qos: 1\n  server: tcp://127.0.0.1:1\npress:\n  connectionSelector: plant\n"
+            .to_owned(),
+    );
+    let connection = |server: &str| format!("mqtt:\n  plant:\n    server: \"{server}\"\n");
+    write("connections/connection.yaml", connection(&broker.url()));
+    let folder = etc.path().display().to_string();
+    let mut windlass = Windlass::serve(&["--etc", &folder]);
+    let mut rest = windlass.rest();
+    rest.wait("/connections/plant", START, "it is up", |one| {
+        one["status"] == "connected"
+    });
+    let (_, keys) = rest.get("/metadata/sources/yaml/mqtt");
+    assert_eq!(keys["press"]["connectionSelector"], "plant", "{keys}");
+    let sql = r#"CREATE STREAM demo () WITH (DATASOURCE="in", CONF_KEY="press", TYPE="mqtt")"#;
+    rest.must_post("/streams", &json!({ "sql": sql }), 201);
+    let rule = json!({ "id": "r", "sql": "SELECT * FROM demo", "actions": [{ "log": {} }] });
+    rest.must_post("/rules", &rule, 201);
+    // What was changed through REST stays while the files are as they were.
+    rest.must_put(
+        "/metadata/sources/mqtt/confKeys/press",
+        &json!({ "connectionSelector": "plant", "qos": 2 }),
+        200,
+    );
+    windlass.kill();
+    windlass.up();
+    windlass.wait_listening(Duration::from_secs(20));
+    let mut rest = windlass.rest();
+    assert_eq!(rest.get("/metadata/sources/yaml/mqtt").1["press"]["qos"], 2);
+    rest.wait("/rules/r/status", START, "it runs again", |status| {
+        status["status"] == "running"
+    });
+    windlass.kill();
+    write(
+        "connections/connection.yaml",
+        connection("tcp://127.0.0.1:1"),
+    );
+    windlass.up();
+    windlass.wait_listening(Duration::from_secs(20));
+    let mut rest = windlass.rest();
+    let (_, plant) = rest.get("/connections/plant");
+    assert_eq!(plant["props"]["server"], "tcp://127.0.0.1:1", "{plant}");
+}

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{ANY, Catalog, CatalogError, ConfKeyKind, TENANT};
+use super::{ANY, Catalog, CatalogError, ConfKeyKind, TENANT, kind};
 use crate::config::ekuiper::{
     Bundle, ConfItem, ConfKind, ConnectionItem, RuleItem, Section, StreamItem,
 };
@@ -144,6 +144,39 @@ impl Catalog {
             self.delete_others(&kept, &mut done).await;
         }
         done
+    }
+
+    /// Takes in a bundle that comes from a place which is looked at on each start (eKuiper's `etc`,
+    /// `init.json`), if it says something else than at the last start. None: it does not.
+    ///
+    /// # Errors
+    /// The store.
+    pub async fn import_if_new(
+        &self,
+        place: &str,
+        bundle: Bundle,
+    ) -> Result<Option<Imported>, CatalogError> {
+        let texts = [
+            bundle.to_data().to_string(),
+            format!("{:?}", bundle.deleted),
+        ];
+        let digest = blake3::hash(texts.concat().as_bytes()).to_hex().to_string();
+        let known = self.store().definition(TENANT, kind::PLACE, place).await?;
+        if known.is_some_and(|known| known.body == digest) {
+            return Ok(None);
+        }
+        let deleted = bundle.deleted.clone();
+        let mut imported = self.import(bundle, ImportMode::Partial).await;
+        for (typ, id) in deleted {
+            if self.connection_conf_keys(&typ).contains_key(&id) {
+                let gone = self.delete_connection(&id, ANY).await;
+                imported.enter_deletion(Section::ConnectionConfig, id, gone);
+            }
+        }
+        self.store()
+            .put_definition(TENANT, kind::PLACE, place, &digest, None)
+            .await?;
+        Ok(Some(imported))
     }
 
     async fn import_connection(

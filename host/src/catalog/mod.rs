@@ -63,6 +63,8 @@ mod kind {
     pub(super) const STREAM: &str = "stream";
     pub(super) const RULE: &str = "rule";
     pub(super) const CONNECTOR: &str = "connector";
+    /// What was last taken in from a place that is looked at on each start.
+    pub(super) const PLACE: &str = "place";
 }
 
 /// What the catalog works with.

@@ -26,6 +26,10 @@ pub(super) struct Arguments {
     /// Settings: the sections rest, push, files, limits of a manifest
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// eKuiper's folder etc: mqtt_source.yaml, sources/*.yaml, connections/connection.yaml, with the
+    /// variables that go over them; taken in when they have changed since the last start
+    #[arg(long, value_name = "DIR")]
+    etc: Option<PathBuf>,
     /// Manifests whose definitions are made, or changed where they differ, at each start
     #[arg(long, value_name = "FILE")]
     manifest: Vec<PathBuf>,
@@ -72,7 +76,7 @@ pub(super) async fn serve(arguments: Arguments, logs: &Logs) -> anyhow::Result<E
             title: format!("Windlass {}", env!("CARGO_PKG_VERSION")),
             rows: false,
             lasts: None,
-            work: Work::Serve,
+            work: Work::Serve { etc: arguments.etc },
             hint: None,
         },
         logs,

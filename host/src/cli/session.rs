@@ -41,12 +41,15 @@ pub(super) struct Session {
 }
 
 /// What a session does with its manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Work {
     /// It runs what the manifest says, and nothing else.
     Run,
     /// It serves REST over its data folder; the manifest has settings, and definitions to take in.
-    Serve,
+    Serve {
+        /// eKuiper's folder `etc`.
+        etc: Option<PathBuf>,
+    },
 }
 
 /// Starts the host, shows it, and stops it at a signal or at the end of its time.
@@ -71,9 +74,14 @@ pub(super) async fn run(session: Session, logs: &Logs) -> anyhow::Result<ExitCod
     let starting = async {
         match work {
             Work::Run => Host::start(config, manifest).await,
-            Work::Serve => {
+            Work::Serve { etc } => {
                 let host = config;
-                Host::serve(ServeConfig { host, manifest }).await
+                Host::serve(ServeConfig {
+                    host,
+                    manifest,
+                    etc,
+                })
+                .await
             }
         }
     };

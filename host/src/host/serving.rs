@@ -3,9 +3,9 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::Duration;
-
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,8 @@ use super::{Host, HostConfig, StartError, arranged};
 use crate::api::auth::AuthConfig;
 use crate::api::system::View;
 use crate::api::{self, ApiConfig, ListeningApi};
-use crate::catalog::{Catalog, Parts};
+use crate::catalog::{Catalog, Imported, Parts};
+use crate::config::ekuiper::{read_etc, read_export};
 use crate::config::{Manifest, Rest};
 use crate::connections::dataport::DataPort;
 use crate::snapshot::{Change, Snapshot};
@@ -26,6 +27,9 @@ pub struct ServeConfig {
     pub host: HostConfig,
     /// Settings (`files`, `push`, `rest`, `limits`), and definitions that are taken in at the start.
     pub manifest: Manifest,
+    /// eKuiper's `etc`: its connections and conf keys are taken in when they have changed since the
+    /// last start.
+    pub etc: Option<PathBuf>,
 }
 
 /// What only a host that is served has.
@@ -94,6 +98,7 @@ impl Host {
         let ServeConfig {
             host: config,
             manifest,
+            etc,
         } = config;
         let (mut host, _) = Self::build(&config, &manifest, false).await?;
         let catalog = Catalog::new(Parts {
@@ -122,6 +127,10 @@ impl Host {
             broken = restored.broken,
             "what was defined is back"
         );
+        if let Err(errors) = take_in(&catalog, etc.as_deref(), &config.data_dir).await {
+            host.end(Duration::ZERO).await;
+            return Err(errors);
+        }
         if let Err(errors) = catalog.apply(&manifest).await {
             host.end(Duration::ZERO).await;
             return Err(StartError::Config(arranged(errors)));
@@ -170,6 +179,67 @@ impl Host {
     pub fn rest_address(&self) -> Option<SocketAddr> {
         Some(self.served.as_ref()?.listening.address)
     }
+}
+
+/// The file in the data folder whose definitions are taken in when it is new or has changed, as in
+/// eKuiper.
+const INIT: &str = "init.json";
+/// Bytes of it that are read at most.
+const LARGEST_INIT: u64 = 64 * 1024 * 1024;
+
+/// Takes in what eKuiper's files say.
+async fn take_in(catalog: &Catalog, etc: Option<&Path>, data: &Path) -> Result<(), StartError> {
+    if let Some(folder) = etc {
+        let folder = folder.to_owned();
+        let environment: Vec<(String, String)> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let read = tokio::task::spawn_blocking(move || read_etc(&folder, &environment)).await;
+        let bundle = match read {
+            Ok(Ok(bundle)) => bundle,
+            Ok(Err(errors)) => return Err(StartError::Config(arranged(errors))),
+            Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+        };
+        for remark in &bundle.remarks {
+            tracing::warn!(what = %remark, "etc");
+        }
+        tell("etc", catalog.import_if_new("etc", bundle).await?);
+    }
+    let init = data.join(INIT);
+    let known = tokio::fs::metadata(&init).await;
+    if !known.is_ok_and(|known| known.is_file() && known.len() <= LARGEST_INIT) {
+        return Ok(());
+    }
+    let read = tokio::fs::read_to_string(&init).await;
+    let text = match read {
+        Ok(text) => text,
+        Err(error) => {
+            tracing::error!(%error, "{INIT} cannot be read");
+            return Ok(());
+        }
+    };
+    match read_export(INIT, &text) {
+        Ok(bundle) => tell(INIT, catalog.import_if_new(INIT, bundle).await?),
+        Err(errors) => {
+            // It lies in the data folder: nothing there keeps the host from starting.
+            for error in errors {
+                tracing::error!(%error, "{INIT} is not taken in");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tell(place: &str, imported: Option<Imported>) {
+    let Some(imported) = imported else { return };
+    for ((section, id), why) in &imported.failed {
+        tracing::error!(place, section = section.key(), id, why, "not taken in");
+    }
+    tracing::info!(
+        place,
+        failed = imported.failed.len(),
+        "its definitions were taken in"
+    );
 }
 
 fn api_config(rest: &Rest) -> ApiConfig {
