@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use windlass_tests::load::{Publish, Subscribe, Subscriber};
-use windlass_tests::machine::{alone, shared, short_or_long};
+use windlass_tests::machine::{alone, shared, short_or_long, wait_until};
 use windlass_tests::mosquitto::{Broker, Mosquitto};
 use windlass_tests::rest::Rest;
 use windlass_tests::windlass::Windlass;
@@ -94,7 +94,11 @@ fn the_chapter_on_connections_works_as_it_is_typed() {
         .start()
         .join();
     assert_eq!(sent.acknowledged.len(), 20);
-    far.wait_for(40, Duration::from_secs(10));
+    // Each by both rules: the second copy of a message is a duplicate to the ledger.
+    wait_until(Duration::from_secs(10), "both rules have sent each", || {
+        let ledger = far.ledger();
+        (ledger.arrived(), ledger.duplicates()) == (20, 20)
+    });
 
     let status = |rest: &mut Rest, name: &str, value| {
         rest.wait(
