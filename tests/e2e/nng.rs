@@ -23,9 +23,7 @@ use crate::settings::START;
 const AGAIN: Duration = Duration::from_secs(10);
 
 fn stream(name: &str, key: &str) -> String {
-    format!(
-        r#"CREATE STREAM {name} () WITH (TYPE="neuron", FORMAT="json", CONF_KEY="{key}")"#
-    )
+    format!(r#"CREATE STREAM {name} () WITH (TYPE="neuron", FORMAT="json", CONF_KEY="{key}")"#)
 }
 
 fn far(broker: &Mosquitto, topic: &str) -> Subscriber {
@@ -42,12 +40,12 @@ fn writes(connection: &str) -> Value {
     } }])
 }
 
-/// `nngcat` that listens as pair0 and sends this every 100 ms, or only takes.
+/// `nngcat` that listens as pair0 and sends this every second, or only takes.
 fn nngcat(url: &str, data: Option<&str>) -> Child {
     let mut command = Command::new(program("nngcat").expect("nng-utils is installed"));
     command.args(["--pair0", "--listen", url, "--ascii"]);
     if let Some(data) = data {
-        command.args(["--data", data, "--interval", "0.1"]);
+        command.args(["--data", data, "--interval", "1"]);
     }
     command
         .stdin(Stdio::null())
@@ -79,9 +77,17 @@ fn neuron_that_is_away_comes_back_and_both_rules_and_the_writes_go_on() {
         .stream(&stream("a", "plc"))
         .stream(&stream("b", "plc"))
         .mqtt_stream("orders", "plant", "orders", 1, false)
-        .rule("one", "SELECT values->seq AS seq, values->big AS big FROM a", publish_to("plant", "one", 0))
+        .rule(
+            "one",
+            "SELECT values->seq AS seq, values->big AS big FROM a",
+            publish_to("plant", "one", 0),
+        )
         .rule("two", "SELECT values FROM b", publish_to("plant", "two", 0))
-        .rule("out", "SELECT node, temperature, tag, x FROM orders", writes("plc"));
+        .rule(
+            "out",
+            "SELECT node, temperature, tag, x FROM orders",
+            writes("plc"),
+        );
     let windlass = Windlass::start(&manifest);
     let why = windlass.wait_connection("plc", "disconnected", START);
     assert!(why.to_lowercase().contains("refused"), "{why}");
@@ -90,16 +96,24 @@ fn neuron_that_is_away_comes_back_and_both_rules_and_the_writes_go_on() {
     let flows = |peer: &Peer, first: u64| {
         let ready = peer.wait("ready");
         let wanted = |far: &Subscriber| far.ledger().highest().is_some_and(|seq| seq >= first);
-        wait_until(AGAIN, "both rules get samples", || wanted(&one) && wanted(&two));
+        wait_until(AGAIN, "both rules get samples", || {
+            wanted(&one) && wanted(&two)
+        });
         ready.elapsed()
     };
     let mut peer = Peer::start(&["nng", "pair0", &url]);
     peer.tell("flow 500 1");
-    println!("created while it was down: samples {:?} after it listens", flows(&peer, 1));
+    println!(
+        "created while it was down: samples {:?} after it listens",
+        flows(&peer, 1)
+    );
     windlass.wait_connection("plc", "connected", AGAIN);
     let (_, payload) = one.payloads().pop().expect("a payload");
     let text = String::from_utf8_lossy(&payload).into_owned();
-    assert!(text.contains(r#""big":9007199254740993"#), "every digit: {text}");
+    assert!(
+        text.contains(r#""big":9007199254740993"#),
+        "every digit: {text}"
+    );
 
     let mut order = windlass_tests::toolchain::Plain::connect(broker.port(), "orders", None);
     let mut write = |number: u64| {
@@ -118,7 +132,10 @@ fn neuron_that_is_away_comes_back_and_both_rules_and_the_writes_go_on() {
     let before = now_ns();
     peer.kill();
     let why = windlass.wait_connection("plc", "connecting", AGAIN);
-    println!("killed under load, noticed after {} ms: {why}", (now_ns() - before) / 1_000_000);
+    println!(
+        "killed under load, noticed after {} ms: {why}",
+        (now_ns() - before) / 1_000_000
+    );
     assert!(!why.is_empty());
     std::thread::sleep(Duration::from_secs(5));
     let now = windlass.connection("plc").expect("its state");
@@ -128,13 +145,19 @@ fn neuron_that_is_away_comes_back_and_both_rules_and_the_writes_go_on() {
     let first = 1_000_000;
     let mut peer = Peer::start(&["nng", "pair0", &url]);
     peer.tell(&format!("flow 500 {first}"));
-    println!("back after 5 s: samples {:?} after it listens", flows(&peer, first));
+    println!(
+        "back after 5 s: samples {:?} after it listens",
+        flows(&peer, first)
+    );
     windlass.wait_connection("plc", "connected", AGAIN);
     // What was written meanwhile had waited.
     arrives(&peer, 2);
     write(3);
     arrives(&peer, 3);
-    assert_eq!((one.ledger().duplicates(), two.ledger().duplicates()), (0, 0));
+    assert_eq!(
+        (one.ledger().duplicates(), two.ledger().duplicates()),
+        (0, 0)
+    );
 }
 
 #[test]
@@ -153,14 +176,20 @@ fn a_listener_that_restarts_again_and_again_is_found_each_time() {
         .mqtt_stream("orders", "plant", "orders", 0, false)
         .rule("r", "SELECT * FROM a", publish_to("plant", "out", 0))
         .rule("s", "SELECT * FROM b", json!([{ "nop": {} }]))
-        .rule("w", "SELECT * FROM orders", json!([{ "neuron": { "url": url, "raw": true } }]));
+        .rule(
+            "w",
+            "SELECT * FROM orders",
+            json!([{ "neuron": { "url": url, "raw": true } }]),
+        );
     let windlass = Windlass::start(&manifest);
     windlass.wait_rule("r", "running", START);
     let mut times = Vec::new();
     for restart in 0..restarts {
         let began = Instant::now();
         let cat = nngcat(&url, Some(&format!(r#"{{"seq":{restart}}}"#)));
-        wait_until(AGAIN, "a sample of this listener arrives", || far.ledger().has(restart));
+        wait_until(AGAIN, "a sample of this listener arrives", || {
+            far.ledger().has(restart)
+        });
         times.push(began.elapsed());
         end(cat);
     }
@@ -178,18 +207,24 @@ fn a_listener_that_restarts_again_and_again_is_found_each_time() {
         .map(|(_, id, ..)| id)
         .collect();
     assert!(connected.len() as u64 >= restarts, "{connected:?}");
-    assert!(connected.iter().all(|id| *id == connected[0]), "{connected:?}");
+    assert!(
+        connected.iter().all(|id| *id == connected[0]),
+        "{connected:?}"
+    );
     // A write to nngcat, as it is.
     let cat = nngcat(&url, None);
     let before = connected.len();
     wait_until(AGAIN, "it is connected once more", || {
         let changes = windlass.changes();
-        let again = changes.iter().filter(|(_, id, status, _)| {
-            id.starts_with("nng-") && status == "connected"
-        });
+        let again = changes
+            .iter()
+            .filter(|(_, id, status, _)| id.starts_with("nng-") && status == "connected");
         again.count() > before
     });
-    let sent = Publish::new(broker.port(), "orders", 1).count(3).start().join();
+    let sent = Publish::new(broker.port(), "orders", 1)
+        .count(3)
+        .start()
+        .join();
     assert_eq!(sent.acknowledged.len(), 3);
     std::thread::sleep(Duration::from_secs(1));
     let out = end(cat);
@@ -236,7 +271,11 @@ fn every_peer_that_is_none_is_named_and_none_is_hammered() {
         .mqtt("plant", &broker.url())
         .connection("taken", "nng", json!({ "url": taken }))
         .connection("other", "nng", json!({ "url": other }))
-        .connection("silent", "nng", json!({ "url": silent, "connectTimeout": "1s" }))
+        .connection(
+            "silent",
+            "nng",
+            json!({ "url": silent, "connectTimeout": "1s" }),
+        )
         .connection("http", "nng", json!({ "url": http }))
         .connection("local", "nng", json!({ "url": ipc }))
         .connection("good", "nng", limited)
@@ -276,22 +315,33 @@ fn every_peer_that_is_none_is_named_and_none_is_hammered() {
     windlass.fresh_metrics();
     assert_eq!(windlass.connection_counter("good", "refused"), Some(1));
     let ups = windlass.changes();
-    let ups = ups.iter().filter(|(_, id, status, _)| id == "good" && status == "connected");
+    let ups = ups
+        .iter()
+        .filter(|(_, id, status, _)| id == "good" && status == "connected");
     assert_eq!(ups.count(), 1, "the link stayed");
 
     // The local socket comes to be.
     let mut local = Peer::ready(&["nng", "pair0", &ipc]);
     windlass.wait_connection("local", "connected", AGAIN);
     local.tell(r#"send {"seq":4}"#);
-    wait_until(AGAIN, "a sample by the local socket", || far.ledger().has(4));
+    wait_until(AGAIN, "a sample by the local socket", || {
+        far.ledger().has(4)
+    });
 
     let most = usize::try_from(began.elapsed().as_secs()).unwrap_or(0) * 2 + 8;
     for (name, dials) in [("silent", &silent_dials), ("http", &http_dials)] {
         let dials = dials.load(Ordering::Relaxed);
         println!("{name}: {dials} dials in {:?}", began.elapsed());
-        assert!(dials <= most, "{name}: {dials} dials in {:?}", began.elapsed());
+        assert!(
+            dials <= most,
+            "{name}: {dials} dials in {:?}",
+            began.elapsed()
+        );
     }
-    assert!(http_dials.load(Ordering::Relaxed) <= 2, "a wrong protocol is dialled slowly");
+    assert!(
+        http_dials.load(Ordering::Relaxed) <= 2,
+        "a wrong protocol is dialled slowly"
+    );
     // Its partner goes: the next attempt finds it free.
     drop(partner);
 }

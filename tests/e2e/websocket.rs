@@ -54,9 +54,17 @@ fn a_server_that_is_away_comes_back_and_both_rules_and_the_sink_go_on() {
         .stream(&stream("a", "hmi"))
         .stream(&stream("b", "hmi"))
         .mqtt_stream("orders", "plant", "orders", 1, false)
-        .rule("one", "SELECT values->seq AS seq FROM a", publish_to("plant", "one", 0))
+        .rule(
+            "one",
+            "SELECT values->seq AS seq FROM a",
+            publish_to("plant", "one", 0),
+        )
         .rule("two", "SELECT * FROM b", publish_to("plant", "two", 0))
-        .rule("out", "SELECT * FROM orders", send_to(json!({ "connectionSelector": "hmi" })));
+        .rule(
+            "out",
+            "SELECT * FROM orders",
+            send_to(json!({ "connectionSelector": "hmi" })),
+        );
     let windlass = Windlass::start(&manifest);
     let why = windlass.wait_connection("hmi", "disconnected", START);
     assert!(why.to_lowercase().contains("refused"), "{why}");
@@ -65,12 +73,17 @@ fn a_server_that_is_away_comes_back_and_both_rules_and_the_sink_go_on() {
     let flows = |peer: &Peer, first: u64| {
         let ready = peer.wait("ready");
         let wanted = |far: &Subscriber| far.ledger().highest().is_some_and(|seq| seq >= first);
-        wait_until(AGAIN, "both rules get messages", || wanted(&one) && wanted(&two));
+        wait_until(AGAIN, "both rules get messages", || {
+            wanted(&one) && wanted(&two)
+        });
         ready.elapsed()
     };
     let mut peer = Peer::start(&words);
     peer.tell("flow 500 1");
-    println!("created while it was down: messages {:?} after it listens", flows(&peer, 1));
+    println!(
+        "created while it was down: messages {:?} after it listens",
+        flows(&peer, 1)
+    );
     windlass.wait_connection("hmi", "connected", AGAIN);
     peer.wait("path /plant?line=7 hunter2");
     let mut order = windlass_tests::toolchain::Plain::connect(broker.port(), "orders", None);
@@ -80,7 +93,10 @@ fn a_server_that_is_away_comes_back_and_both_rules_and_the_sink_go_on() {
     let killed = Instant::now();
     peer.kill();
     let why = windlass.wait_connection("hmi", "connecting", AGAIN);
-    println!("killed under load, noticed after {:?}: {why}", killed.elapsed());
+    println!(
+        "killed under load, noticed after {:?}: {why}",
+        killed.elapsed()
+    );
     assert!(!why.is_empty());
     // Meanwhile: an order that waits.
     order.publish("orders", br#"{"n":2}"#);
@@ -90,16 +106,27 @@ fn a_server_that_is_away_comes_back_and_both_rules_and_the_sink_go_on() {
     let first = 1_000_000;
     let mut peer = Peer::start(&words);
     peer.tell(&format!("flow 500 {first}"));
-    println!("back after 5 s: messages {:?} after it listens", flows(&peer, first));
+    println!(
+        "back after 5 s: messages {:?} after it listens",
+        flows(&peer, first)
+    );
     peer.wait(r#"got {"n":2}"#);
     order.publish("orders", br#"{"n":3}"#);
     peer.wait(r#"got {"n":3}"#);
     // Its end is the protocol's own.
     let mut windlass = windlass;
-    assert_eq!(windlass.terminate(Duration::from_secs(15)), Some(0), "{}", windlass.log());
+    assert_eq!(
+        windlass.terminate(Duration::from_secs(15)),
+        Some(0),
+        "{}",
+        windlass.log()
+    );
     peer.wait("down 1000");
     assert!(!windlass.log().contains("hunter2"), "a header shows");
-    assert_eq!((one.ledger().duplicates(), two.ledger().duplicates()), (0, 0));
+    assert_eq!(
+        (one.ledger().duplicates(), two.ledger().duplicates()),
+        (0, 0)
+    );
 }
 
 #[test]
@@ -131,16 +158,23 @@ fn clients_of_the_data_port_come_and_go_and_one_that_stands_still_holds_nobody()
     connect(&[token, "Origin=https://evil.example"]).wait("ready");
 
     // Nobody is there: messages wait, and come in their order.
-    let sent = Publish::new(broker.port(), "orders", 1).count(50).start().join();
+    let sent = Publish::new(broker.port(), "orders", 1)
+        .count(50)
+        .start()
+        .join();
     assert_eq!(sent.acknowledged.len(), 50);
     std::thread::sleep(Duration::from_secs(1));
     let mut first = connect(&[token]);
     let numbers = |peer: &Peer| -> Vec<u64> {
         let got = peer.got();
-        let rows = got.iter().filter_map(|text| serde_json::from_str::<Value>(text).ok());
+        let rows = got
+            .iter()
+            .filter_map(|text| serde_json::from_str::<Value>(text).ok());
         rows.filter_map(|row| row["seq"].as_u64()).collect()
     };
-    wait_until(Duration::from_secs(20), "what waited arrives", || numbers(&first).len() >= 50);
+    wait_until(Duration::from_secs(20), "what waited arrives", || {
+        numbers(&first).len() >= 50
+    });
     assert_eq!(numbers(&first), (0..50).collect::<Vec<_>>());
     first.tell(r#"send {"seq":7}"#);
     wait_until(AGAIN, "its message arrives", || far.ledger().has(7));
@@ -152,7 +186,10 @@ fn clients_of_the_data_port_come_and_go_and_one_that_stands_still_holds_nobody()
     third.wait("ready");
     third.stop();
     let count = 20_000;
-    let more = Publish { first: 100, ..Publish::new(broker.port(), "orders", 1) };
+    let more = Publish {
+        first: 100,
+        ..Publish::new(broker.port(), "orders", 1)
+    };
     let began = Instant::now();
     let sent = more.count(count).start().join();
     assert_eq!(sent.acknowledged.len() as u64, count);
@@ -161,10 +198,22 @@ fn clients_of_the_data_port_come_and_go_and_one_that_stands_still_holds_nobody()
             numbers(peer).last() == Some(&(99 + count))
         });
     }
-    println!("{count} messages to two clients beside one that stands still: {:?}", began.elapsed());
+    println!(
+        "{count} messages to two clients beside one that stands still: {:?}",
+        began.elapsed()
+    );
     let all = numbers(&second);
-    assert_eq!(all, (100..100 + count).collect::<Vec<_>>(), "none lost, none twice, in order");
-    assert_eq!(windlass.terminate(Duration::from_secs(15)), Some(0), "{}", windlass.log());
+    assert_eq!(
+        all,
+        (100..100 + count).collect::<Vec<_>>(),
+        "none lost, none twice, in order"
+    );
+    assert_eq!(
+        windlass.terminate(Duration::from_secs(15)),
+        Some(0),
+        "{}",
+        windlass.log()
+    );
     first.wait("down 1001");
     assert!(!windlass.log().contains("hunter2"), "the token shows");
 }
@@ -195,7 +244,10 @@ fn every_server_that_is_none_is_named() {
             "addr": format!("{name}:{tls}"), "path": "/x", "scheme": "wss", "rootCaPath": authority,
         })
     };
-    let (good, bad) = (file("good.pem", &right.authority()), file("bad.pem", &wrong.authority()));
+    let (good, bad) = (
+        file("good.pem", &right.authority()),
+        file("bad.pem", &wrong.authority()),
+    );
     let mut named = secure(&good, "127.0.0.1");
     named["serverName"] = json!("other.plant");
     let manifest = Manifest::new()
@@ -227,9 +279,14 @@ fn every_server_that_is_none_is_named() {
     windlass.wait_rule("r", "running", START);
     peer.tell(r#"send {"seq":1}"#);
     wait_until(AGAIN, "a message over TLS", || far.ledger().has(1));
-    peer.tell(&format!("hex {}", br#"{"seq":2}"#.iter().map(|b| format!("{b:02x}")).collect::<String>()));
+    peer.tell(&format!(
+        "hex {}",
+        br#"{"seq":2}"#.iter().map(|b| format!("{b:02x}")).collect::<String>()
+    ));
     wait_until(AGAIN, "a binary frame", || far.ledger().has(2));
     peer.tell("send not JSON");
     peer.tell(r#"send {"seq":3}"#);
-    wait_until(AGAIN, "what cannot be read holds nothing up", || far.ledger().has(3));
+    wait_until(AGAIN, "what cannot be read holds nothing up", || {
+        far.ledger().has(3)
+    });
 }

@@ -39,8 +39,8 @@ impl Peer {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn();
-        let mut child =
-            child.unwrap_or_else(|error| panic!("{}: {error}; run tests/run setup", python.display()));
+        let mut child = child
+            .unwrap_or_else(|error| panic!("{}: {error}; run tests/run setup", python.display()));
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let said = Arc::<Mutex<Vec<_>>>::default();
         let heard = Arc::clone(&said);
@@ -87,7 +87,9 @@ impl Peer {
     #[must_use]
     pub fn got(&self) -> Vec<String> {
         let said = lock(&self.said);
-        let got = said.iter().filter_map(|(_, line)| line.strip_prefix("got "));
+        let got = said
+            .iter()
+            .filter_map(|(_, line)| line.strip_prefix("got "));
         got.map(str::to_owned).collect()
     }
 
@@ -106,22 +108,30 @@ impl Peer {
     pub fn wait_after(&self, begin: &str, lines: usize) -> Instant {
         let mut found = None;
         let limit = Duration::from_secs(30);
-        wait_until(limit, &format!("the peer says \"{begin}\": {:?}", self.short()), || {
-            let said = lock(&self.said);
-            let after = said.iter().skip(lines);
-            found = after
-                .filter(|(_, line)| line.starts_with(begin))
-                .map(|(at, _)| *at)
-                .next();
-            found.is_some()
-        });
+        wait_until(
+            limit,
+            &format!("the peer says \"{begin}\": {:?}", self.short()),
+            || {
+                let said = lock(&self.said);
+                let after = said.iter().skip(lines);
+                found = after
+                    .filter(|(_, line)| line.starts_with(begin))
+                    .map(|(at, _)| *at)
+                    .next();
+                found.is_some()
+            },
+        );
         found.unwrap_or_else(Instant::now)
     }
 
     /// Its last few lines.
     fn short(&self) -> Vec<String> {
         let said = lock(&self.said);
-        said.iter().rev().take(5).map(|(_, line)| line.clone()).collect()
+        said.iter()
+            .rev()
+            .take(5)
+            .map(|(_, line)| line.clone())
+            .collect()
     }
 
     /// `kill -STOP`: it takes nothing any more.

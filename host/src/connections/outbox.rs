@@ -348,7 +348,10 @@ mod tests {
         let traffic = Traffic::default();
         outbox.up();
         let error = outbox.publish(&batch(1), plain).await.unwrap_err();
-        assert_eq!((error.kind, &*error.code), (ErrorKind::Transient, "timeout"));
+        assert_eq!(
+            (error.kind, &*error.code),
+            (ErrorKind::Transient, "timeout")
+        );
         let slow = async {
             next(&outbox).await;
             for _ in 0..5 {
@@ -380,10 +383,8 @@ mod tests {
         let outbox = Arc::new(Outbox::<String>::default());
         let traffic = Traffic::default();
         let first = batch(1);
-        let dropped = tokio::time::timeout(
-            Duration::from_millis(10),
-            outbox.publish(&first, plain),
-        );
+        let dropped =
+            tokio::time::timeout(Duration::from_millis(10), outbox.publish(&first, plain));
         assert!(dropped.await.is_err());
         outbox.up();
         let (three, one) = (batch(3), batch(1));

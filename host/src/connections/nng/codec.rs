@@ -222,7 +222,9 @@ impl Decoder {
                     return Ok(Some(Event::Message(message)));
                 }
                 Phase::Skip { left, length, head } => {
-                    let there = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                    let there = usize::try_from(*left)
+                        .unwrap_or(usize::MAX)
+                        .min(input.len());
                     let kept = (KEPT - head.len()).min(there);
                     head.extend_from_slice(input.get(..kept).unwrap_or_default());
                     input.advance(there);
@@ -243,7 +245,10 @@ impl Decoder {
 
     /// Each byte as it comes: what speaks another protocol may never send eight.
     fn check_greeting(&self, input: &[u8]) -> Result<(), Malformed> {
-        let magic = MAGIC.iter().zip(input).all(|(wanted, found)| wanted == found);
+        let magic = MAGIC
+            .iter()
+            .zip(input)
+            .all(|(wanted, found)| wanted == found);
         let reserved = input.iter().take(GREETING).skip(6).all(|byte| *byte == 0);
         if !magic || !reserved {
             let begin = input.get(..input.len().min(GREETING)).unwrap_or_default();

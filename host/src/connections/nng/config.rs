@@ -150,9 +150,5 @@ fn place(url: &str, base: &Path) -> Result<Place, String> {
 /// A text without control characters, cut short, without what may be credentials.
 fn shown(text: &str) -> String {
     let plain = text.rsplit('@').next().unwrap_or_default();
-    plain
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(60)
-        .collect()
+    plain.chars().filter(|c| !c.is_control()).take(60).collect()
 }

@@ -157,7 +157,11 @@ impl Link {
                 }
                 sent = self.poll_write(cx)?.is_ready();
             }
-            if sent { Poll::Ready(Ok(())) } else { Poll::Pending }
+            if sent {
+                Poll::Ready(Ok(()))
+            } else {
+                Poll::Pending
+            }
         })
         .await
     }
@@ -287,7 +291,9 @@ impl Link {
         }
         let kept = self.read.len();
         // Twice what is there: a large message is copied a few times, not for each step.
-        let size = (kept + least).max(READ_CHUNK).max(kept.saturating_mul(2).min(kept + wanted));
+        let size = (kept + least)
+            .max(READ_CHUNK)
+            .max(kept.saturating_mul(2).min(kept + wanted));
         let mut next = BytesMut::with_capacity(size);
         next.extend_from_slice(&self.read);
         self.read = next;

@@ -39,11 +39,17 @@ fn mistake(props: &Value) -> String {
 #[test]
 fn a_url_is_tcp_or_ipc_and_mistakes_are_named() {
     for (props, words) in [
-        (json!({ "url": "ws://h:1" }), "only tcp and ipc scheme are supported"),
+        (
+            json!({ "url": "ws://h:1" }),
+            "only tcp and ipc scheme are supported",
+        ),
         (json!({ "url": "tcp://h" }), "no port"),
         (json!({ "url": "127.0.0.1:7081" }), "tcp://127.0.0.1:7081"),
         (json!({ "url": "ipc://" }), "no path"),
-        (json!({ "url": format!("ipc:///{}", "x".repeat(200)) }), "201 bytes"),
+        (
+            json!({ "url": format!("ipc:///{}", "x".repeat(200)) }),
+            "201 bytes",
+        ),
         (json!({ "protocol": "req" }), "Allowed: pair, push"),
         (json!({ "protocol": "pare" }), "did you mean \"pair\""),
         (json!({ "ulr": "tcp://h:1" }), "did you mean \"url\""),
@@ -55,7 +61,10 @@ fn a_url_is_tcp_or_ipc_and_mistakes_are_named() {
     let endpoint = |props: Value| Nng::exclusive_endpoint(props.as_object().unwrap());
     let neuron = Some("tcp://127.0.0.1:7081".to_owned());
     assert_eq!(endpoint(json!({})), neuron);
-    assert_eq!(endpoint(json!({ "URL": "nng+TCP://127.0.0.1:7081" })), neuron);
+    assert_eq!(
+        endpoint(json!({ "URL": "nng+TCP://127.0.0.1:7081" })),
+        neuron
+    );
     assert_eq!(
         endpoint(json!({ "url": "ipc:///tmp/neuron-ekuiper.ipc" })).as_deref(),
         Some("ipc:///tmp/neuron-ekuiper.ipc")
@@ -78,11 +87,20 @@ async fn messages_go_both_ways_to_every_taker() {
     let talk = async {
         peer.write_all(b"\0\0\0\0\0\0\0\x02{}").await.unwrap();
         for inbox in &inboxes {
-            assert_eq!(&inbox.receive(1).await.unwrap()[0].message.payload[..], b"{}");
+            assert_eq!(
+                &inbox.receive(1).await.unwrap()[0].message.payload[..],
+                b"{}"
+            );
         }
         let batch = Batch::from(vec![Message::new("a"), Message::new("bc")]);
         let options = PublishOptions::default();
-        assert!(messaging.publish(&batch, &options).await.unwrap().is_empty());
+        assert!(
+            messaging
+                .publish(&batch, &options)
+                .await
+                .unwrap()
+                .is_empty()
+        );
         let mut got = [0; 19];
         peer.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"\0\0\0\0\0\0\0\x01a\0\0\0\0\0\0\0\x02bc");
@@ -108,7 +126,11 @@ async fn a_listener_with_another_partner_is_told_from_one_that_is_free() {
         let (connected, ()) = tokio::join!(connection.connect(), taken);
         let error = connected.unwrap_err();
         assert_eq!(error.code, "nng:taken");
-        let wanted = if attempt < EXCUSED { Pace::Quick } else { Pace::Slow };
+        let wanted = if attempt < EXCUSED {
+            Pace::Quick
+        } else {
+            Pace::Slow
+        };
         assert_eq!(error.pace, wanted, "{attempt}");
     }
 }

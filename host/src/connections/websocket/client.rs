@@ -143,7 +143,9 @@ impl Client {
                 ConnectionError::misconfigured("websocket", "the sub-protocols are no header")
                     .caused_by(error)
             })?;
-            request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, offered);
+            request
+                .headers_mut()
+                .insert(SEC_WEBSOCKET_PROTOCOL, offered);
         }
         let stream = transport::open(endpoint, &how).await?;
         let settings = wire::settings(common.most);
@@ -224,7 +226,13 @@ impl Messaging for Client {
         options: &SubscribeOptions,
         inbox: Arc<Inbox>,
     ) -> Result<Box<dyn SubscriptionGuard>, ConnectionError> {
-        subscribe(&self.config.common, &self.shared.takers, filters, options, inbox)
+        subscribe(
+            &self.config.common,
+            &self.shared.takers,
+            filters,
+            options,
+            inbox,
+        )
     }
 
     async fn publish(

@@ -282,7 +282,10 @@ fn headers(reader: &mut Reader<'_>) -> HeaderMap {
             continue;
         };
         let Ok(key) = HeaderName::from_bytes(name.as_bytes()) else {
-            reader.error("requestHeader", format!("\"{name}\" is no name of a header"));
+            reader.error(
+                "requestHeader",
+                format!("\"{name}\" is no name of a header"),
+            );
             continue;
         };
         if KEPT_BACK.contains(&key.as_str()) {

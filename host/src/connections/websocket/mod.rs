@@ -46,9 +46,7 @@ impl ConnectionType for WebSocket {
         let warnings = reader.finish()?;
         Ok(match config {
             Config::Serving(config) => Arc::new(server::Server::new(config, context, warnings)),
-            Config::Dialling(config) => {
-                Arc::new(client::Client::new(*config, context, warnings))
-            }
+            Config::Dialling(config) => Arc::new(client::Client::new(*config, context, warnings)),
         })
     }
 
@@ -95,7 +93,10 @@ fn frames(
 fn frame(message: &Message, kind: Kind, most: usize) -> Result<Frame, ConnectionError> {
     let payload = &message.payload;
     if payload.len() > most {
-        let sentence = format!("the message has {} bytes; allowed are {most}", payload.len());
+        let sentence = format!(
+            "the message has {} bytes; allowed are {most}",
+            payload.len()
+        );
         return Err(ConnectionError::permanent("too-large", sentence));
     }
     if kind == Kind::Binary {

@@ -223,7 +223,9 @@ impl Side for Served {
 
     fn arrived(&mut self, payload: Bytes) {
         self.shared.useful.store(true, Ordering::Relaxed);
-        self.shared.takers.give(payload, &self.shared.context.traffic);
+        self.shared
+            .takers
+            .give(payload, &self.shared.context.traffic);
     }
 }
 
@@ -231,7 +233,9 @@ impl Drop for Served {
     fn drop(&mut self) {
         let clients = &self.shared.clients;
         clients.list.lock().remove(&self.number);
-        clients.count.send_modify(|count| *count = count.saturating_sub(1));
+        clients
+            .count
+            .send_modify(|count| *count = count.saturating_sub(1));
         self.client.done.send_modify(|done| done.gone = true);
     }
 }
@@ -372,15 +376,16 @@ impl Endpoint for Path {
 impl Path {
     fn upgrade(&self, request: &mut Request<Incoming>) -> Result<Response, Answer> {
         let protocol = self.0.admit(request.headers())?;
-        let mut response = create_response_with_body(request, Full::<Bytes>::default)
-            .map_err(|error| match error {
+        let mut response = create_response_with_body(request, Full::<Bytes>::default).map_err(
+            |error| match error {
                 tokio_tungstenite::tungstenite::Error::Protocol(
                     ProtocolError::MissingConnectionUpgradeHeader
                     | ProtocolError::MissingUpgradeWebSocketHeader
                     | ProtocolError::WrongHttpVersion,
                 ) => Answer::new(426, "this path takes WebSockets: Upgrade: websocket"),
                 other => Answer::new(400, format!("this is no WebSocket handshake: {other}")),
-            })?;
+            },
+        )?;
         if let Some(protocol) = protocol {
             let headers = response.headers_mut();
             headers.insert(SEC_WEBSOCKET_PROTOCOL, protocol);
@@ -513,7 +518,13 @@ impl Messaging for Server {
         inbox: Arc<Inbox>,
     ) -> Result<Box<dyn SubscriptionGuard>, ConnectionError> {
         let shared = &self.shared;
-        subscribe(&shared.config.common, &shared.takers, filters, options, inbox)
+        subscribe(
+            &shared.config.common,
+            &shared.takers,
+            filters,
+            options,
+            inbox,
+        )
     }
 
     async fn publish(

@@ -70,7 +70,11 @@ async fn publish(
     batch: &Batch,
 ) -> Result<Vec<crate::message::Rejection>, ConnectionError> {
     let options = PublishOptions::default();
-    connection.messaging().unwrap().publish(batch, &options).await
+    connection
+        .messaging()
+        .unwrap()
+        .publish(batch, &options)
+        .await
 }
 
 fn take(connection: &dyn Connection) -> (Arc<Inbox>, Box<dyn SubscriptionGuard>) {
@@ -124,7 +128,11 @@ async fn two_hosts_talk_to_each_other_and_say_goodbye() {
 async fn who_may_connect_is_what_the_properties_say() {
     let (_open, _, port) = serve(json!({ "origins": ["https://hmi.plant"] })).await;
     assert!(client(&port, &[]).await.is_ok());
-    assert!(client(&port, &[("origin", "https://hmi.plant")]).await.is_ok());
+    assert!(
+        client(&port, &[("origin", "https://hmi.plant")])
+            .await
+            .is_ok()
+    );
     let evil = client(&port, &[("origin", "https://evil.example")]).await;
     assert_eq!(evil.unwrap_err(), 403);
     let (_shut, _, port) = serve(json!({ "token": "s3cret", "maxClients": 1 })).await;
@@ -133,16 +141,22 @@ async fn who_may_connect_is_what_the_properties_say() {
         assert_eq!(refused.unwrap_err(), 401, "{wrong}");
     }
     let token = ("authorization", "Bearer s3cret");
-    let _first = client(&port, &[token, ("origin", "https://any")]).await.unwrap();
+    let _first = client(&port, &[token, ("origin", "https://any")])
+        .await
+        .unwrap();
     assert_eq!(client(&port, &[token]).await.unwrap_err(), 503);
     let (_picky, _, port) = serve(json!({ "subProtocols": ["v2"] })).await;
     let other = client(&port, &[("sec-websocket-protocol", "v1")]).await;
     assert_eq!(other.unwrap_err(), 400);
     // No upgrade at all, and a path that nobody serves.
     let address = port.address().unwrap();
-    let (status, ..) = ask(address, b"GET /ws HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let (status, ..) = ask(address, b"GET /ws HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
     assert_eq!(status, 426);
-    let (status, ..) = ask(address, b"GET /no HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let (status, ..) = ask(address, b"GET /no HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
     assert_eq!(status, 404);
 }
 
@@ -162,7 +176,12 @@ async fn without_a_client_a_publish_waits_and_is_disconnected_in_the_end() {
         while !matches!(publish(&*server, &sent).await, Err(error) if error.code == "no-client") {}
     };
     tokio::time::timeout(2 * LIMIT, gone).await.unwrap();
-    assert!(server.warnings().iter().any(|words| words.contains("no client")));
+    assert!(
+        server
+            .warnings()
+            .iter()
+            .any(|words| words.contains("no client"))
+    );
     let (dropping, context, _port) = serve(json!({ "withoutClient": "drop" })).await;
     assert!(publish(&*dropping, &sent).await.unwrap().is_empty());
     assert_eq!(context.traffic.dropped.load(Ordering::Relaxed), 1);
@@ -185,18 +204,32 @@ async fn a_client_that_takes_nothing_is_cut_off_and_holds_nobody_for_long() {
     };
     let writing = async {
         for _ in 0..3 {
-            assert!(publish(&*server, &batch(&payloads)).await.unwrap().is_empty());
+            assert!(
+                publish(&*server, &batch(&payloads))
+                    .await
+                    .unwrap()
+                    .is_empty()
+            );
         }
     };
     let began = tokio::time::Instant::now();
     tokio::join!(reading, writing);
-    println!("90 MB beside a client that stands still: {:?}", began.elapsed());
+    println!(
+        "90 MB beside a client that stands still: {:?}",
+        began.elapsed()
+    );
     let cut = async {
-        while !server.warnings().iter().any(|words| words.contains("too slow")) {
+        while !server
+            .warnings()
+            .iter()
+            .any(|words| words.contains("too slow"))
+        {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(LIMIT, cut).await.expect("it is cut off");
+    tokio::time::timeout(LIMIT, cut)
+        .await
+        .expect("it is cut off");
     drop(stalled);
 }
 
@@ -256,8 +289,16 @@ async fn a_server_that_says_nothing_or_no_is_named() {
     let props = json!({ "addr": address, "path": "/x", "connectTimeout": "300ms" });
     for (answer, code, pace) in [
         (&b""[..], "timeout", Pace::Quick),
-        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "websocket", Pace::Slow),
-        (b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", "websocket", Pace::Quick),
+        (
+            b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
+            "websocket",
+            Pace::Slow,
+        ),
+        (
+            b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",
+            "websocket",
+            Pace::Quick,
+        ),
         (b"SSH-2.0-x\r\n\r\n", "websocket", Pace::Slow),
     ] {
         let (connection, _) = build(&props, &port);
@@ -269,7 +310,12 @@ async fn a_server_that_says_nothing_or_no_is_named() {
         };
         let connect = async {
             let error = connection.connect().await.unwrap_err();
-            assert_eq!((error.code.as_str(), error.pace), (code, pace), "{}", error.report());
+            assert_eq!(
+                (error.code.as_str(), error.pace),
+                (code, pace),
+                "{}",
+                error.report()
+            );
         };
         tokio::join!(server, connect);
     }
@@ -282,19 +328,40 @@ fn mistakes_are_named_and_no_secret_is_shown() {
     context.port = port;
     for (props, words) in [
         (json!({}), "path: is missing"),
-        (json!({ "path": "ws" }), "websocket endpoint should start with /"),
-        (json!({ "path": "/a", "datasource": "/b" }), "give one of them"),
+        (
+            json!({ "path": "ws" }),
+            "websocket endpoint should start with /",
+        ),
+        (
+            json!({ "path": "/a", "datasource": "/b" }),
+            "give one of them",
+        ),
         (json!({ "path": "/a?b" }), "no \"?\""),
         (json!({ "path": "/a", "addr": "h" }), "names no port"),
         (json!({ "path": "/a", "addr": "ws://h:1" }), "host:port"),
         (json!({ "path": "/a", "scheme": "wsx" }), "Allowed: ws, wss"),
-        (json!({ "path": "/a", "requestHeader": { "Host": "hunter2" } }), "handshake itself"),
-        (json!({ "path": "/a", "requestHeader": { "X": 7 } }), "a list of texts"),
-        (json!({ "path": "/a", "requestHeader": { "X": "hunter2\n" } }), "no header may hold"),
+        (
+            json!({ "path": "/a", "requestHeader": { "Host": "hunter2" } }),
+            "handshake itself",
+        ),
+        (
+            json!({ "path": "/a", "requestHeader": { "X": 7 } }),
+            "a list of texts",
+        ),
+        (
+            json!({ "path": "/a", "requestHeader": { "X": "hunter2\n" } }),
+            "no header may hold",
+        ),
         (json!({ "path": "/a", "token": "" }), "is empty"),
         (json!({ "path": "/a", "subProtocols": "a b" }), "one word"),
-        (json!({ "path": "/a", "withoutClient": "block" }), "Allowed: wait, drop"),
-        (json!({ "path": "/a", "adr": "h:1" }), "did you mean \"addr\""),
+        (
+            json!({ "path": "/a", "withoutClient": "block" }),
+            "Allowed: wait, drop",
+        ),
+        (
+            json!({ "path": "/a", "adr": "h:1" }),
+            "did you mean \"addr\"",
+        ),
     ] {
         let mistakes = WebSocket::build(props.as_object().unwrap(), context.clone()).unwrap_err();
         let found: String = mistakes.iter().map(|one| format!("{one}; ")).collect();
@@ -302,7 +369,10 @@ fn mistakes_are_named_and_no_secret_is_shown() {
         assert!(!found.contains("hunter2"), "{found}");
     }
     let endpoint = |props: Value| WebSocket::exclusive_endpoint(props.as_object().unwrap());
-    assert_eq!(endpoint(json!({ "datasource": "/a" })).as_deref(), Some("/a"));
+    assert_eq!(
+        endpoint(json!({ "datasource": "/a" })).as_deref(),
+        Some("/a")
+    );
     assert_eq!(endpoint(json!({ "path": "/a", "addr": "h:1" })), None);
     let props = json!({ "path": "/a", "addr": "h:1", "requestHeader": { "X": "hunter2" } });
     let built = WebSocket::build(props.as_object().unwrap(), context).unwrap();

@@ -70,9 +70,7 @@ impl End {
     /// In the words of a status.
     pub(super) fn error(self) -> ConnectionError {
         match self {
-            Self::Closed => {
-                ConnectionError::disconnected("closed", "the connection was closed")
-            }
+            Self::Closed => ConnectionError::disconnected("closed", "the connection was closed"),
             Self::Left(None) => {
                 ConnectionError::disconnected("closed", "the other side closed the connection")
             }
@@ -85,7 +83,11 @@ impl End {
                 };
                 let error = ConnectionError::disconnected(format!("websocket:{code}"), why);
                 // Policy, and those beyond 3000, which are the applications' own refusals.
-                if code == 1008 || code >= 3000 { error.slow() } else { error }
+                if code == 1008 || code >= 3000 {
+                    error.slow()
+                } else {
+                    error
+                }
             }
             Self::Broken(error) => tls::explain(&error).unwrap_or_else(|| {
                 ConnectionError::disconnected("io", "the link broke").caused_by(error)
@@ -216,7 +218,11 @@ impl<S> std::fmt::Debug for Wire<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
     /// `keep_alive` of zero: never.
-    pub(super) fn new(socket: WebSocketStream<Moved<S>>, keep_alive: Duration, most: usize) -> Self {
+    pub(super) fn new(
+        socket: WebSocketStream<Moved<S>>,
+        keep_alive: Duration,
+        most: usize,
+    ) -> Self {
         let now = Instant::now();
         Self {
             socket,

@@ -56,7 +56,8 @@ impl Addressed {
             Place::Subject => message.subject = text.into(),
             Place::Header(name) => {
                 let others = message.headers.pairs().iter();
-                let mut pairs: Vec<_> = others.filter(|(known, _)| known != name).cloned().collect();
+                let mut pairs: Vec<_> =
+                    others.filter(|(known, _)| known != name).cloned().collect();
                 pairs.push((name.clone(), text));
                 message.headers = pairs.into();
             }

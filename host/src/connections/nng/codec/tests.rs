@@ -7,10 +7,7 @@ use super::*;
 const HELLO: &[u8] = b"\x00SP\x00\x00\x10\x00\x00";
 
 /// All that comes of these pieces, and how it ended.
-fn decode(
-    decoder: &mut Decoder,
-    pieces: &[&[u8]],
-) -> (Vec<Event>, Result<(), Malformed>) {
+fn decode(decoder: &mut Decoder, pieces: &[&[u8]]) -> (Vec<Event>, Result<(), Malformed>) {
     let (mut input, mut events) = (BytesMut::new(), Vec::new());
     for piece in pieces {
         input.extend_from_slice(piece);
