@@ -40,12 +40,12 @@ fn writes(connection: &str) -> Value {
     } }])
 }
 
-/// `nngcat` that listens as pair0 and sends this every 100 ms, or only takes.
+/// `nngcat` that listens as pair0 and sends this every second, or only takes.
 fn nngcat(url: &str, data: Option<&str>) -> Child {
     let mut command = Command::new(program("nngcat").expect("nng-utils is installed"));
     command.args(["--pair0", "--listen", url, "--ascii"]);
     if let Some(data) = data {
-        command.args(["--data", data, "--interval", "0.1"]);
+        command.args(["--data", data, "--interval", "1"]);
     }
     command
         .stdin(Stdio::null())

@@ -167,7 +167,9 @@ mod tests {
         let row = r#"{"a":1,"b":[1,2.5],"c":"x"}"#;
         assert_eq!(
             written(row, &tags(&["c", "missing", "b"])).unwrap(),
-            [r#"{"group_name":"g\"1","node_name":"modbus","tags":[{"tag_name":"c","value":"x"},{"tag_name":"b","value":[1,2.5]}]}"#]
+            [
+                r#"{"group_name":"g\"1","node_name":"modbus","tags":[{"tag_name":"c","value":"x"},{"tag_name":"b","value":[1,2.5]}]}"#
+            ]
         );
         let none = written(row, &tags(&["missing"])).unwrap_err();
         assert!(none.contains("none of the tags"), "{none}");
