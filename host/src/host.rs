@@ -217,19 +217,19 @@ impl Host {
             self.tasks.spawn(async move {
                 let mut shown = None;
                 loop {
-                    let (word, err) = {
+                    let change = {
                         let status = status.borrow_and_update();
-                        (status.word(), status.err.clone().unwrap_or_default())
-                    };
-                    if shown.as_ref() != Some(&(word, err.clone())) {
-                        let change = Change::Connection {
+                        Change::Connection {
                             id: info.id.clone(),
-                            status: word.to_owned(),
-                            err: err.clone(),
-                        };
+                            status: status.word().to_owned(),
+                            err: status.err.clone().unwrap_or_default(),
+                            warnings: status.warnings.clone(),
+                        }
+                    };
+                    if shown.as_ref() != Some(&change) {
                         // Nobody may be listening.
-                        drop(changes.send(change));
-                        shown = Some((word, err));
+                        drop(changes.send(change.clone()));
+                        shown = Some(change);
                     }
                     tokio::select! {
                         changed = status.changed() => if changed.is_err() { return },

@@ -11,6 +11,8 @@ mod delivery;
 mod guests;
 mod harness;
 mod host_killed;
+mod http;
+mod http_faults;
 mod languages;
 mod price;
 mod push;

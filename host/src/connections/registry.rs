@@ -29,6 +29,11 @@ pub trait AnyConnectionType: Send + Sync + fmt::Debug {
     fn exclusive_endpoint(&self, properties: &Properties) -> Option<String>;
     /// [`ConnectionType::identity`].
     fn identity(&self, properties: &Properties) -> Option<String>;
+    /// [`ConnectionType::divide`].
+    ///
+    /// # Errors
+    /// All mistakes in what it looks at.
+    fn divide(&self, properties: &mut Properties) -> Result<Properties, Vec<ConfigError>>;
 }
 
 /// The erased twin of a connection type.
@@ -67,6 +72,9 @@ impl<T: ConnectionType> AnyConnectionType for Erased<T> {
     }
     fn identity(&self, properties: &Properties) -> Option<String> {
         T::identity(properties)
+    }
+    fn divide(&self, properties: &mut Properties) -> Result<Properties, Vec<ConfigError>> {
+        T::divide(properties)
     }
 }
 
@@ -140,6 +148,7 @@ macro_rules! connection_types {
 }
 
 connection_types! {
+    http::HttpServer,
     httppush::HttpPush,
     mqtt::Mqtt,
     sql::SqlDatabase,

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::action::{Action, Admission};
-use super::output::{Batched, Batcher, OutputPlan};
+use super::output::{Batched, Batcher, OutputPlan, put_rendered};
 use super::query::{Passing, Query, RowBatch, Selection};
 use super::settle::Ticket;
 use crate::error::ConnectionError;
@@ -208,9 +208,10 @@ impl Output {
         let batch = if output.rendered.is_empty() {
             output.batch
         } else {
+            let dynamic = self.plan.dynamic();
             let pairs = output.batch.iter().zip(output.rendered);
             pairs
-                .map(|(message, rendered)| under(message.clone(), rendered))
+                .map(|(message, rendered)| put_rendered(message.clone(), dynamic, rendered))
                 .collect::<Vec<_>>()
                 .into()
         };
@@ -244,7 +245,7 @@ impl Output {
             self.fail(message, &reason, ticket, rows);
         }
         for (message, rendered, tickets) in batched.messages {
-            let message = under(message, rendered);
+            let message = put_rendered(message, self.plan.dynamic(), rendered);
             if let Some(newest) = newest {
                 newest.see(std::slice::from_ref(&message));
             }
@@ -304,12 +305,4 @@ impl Output {
             }
         }
     }
-}
-
-/// The message under the subject that was rendered for it, if one was.
-fn under(mut message: Message, rendered: Vec<String>) -> Message {
-    if let Some(subject) = rendered.into_iter().next() {
-        message.subject = subject.into();
-    }
-    message
 }

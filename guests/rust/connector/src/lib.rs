@@ -36,12 +36,14 @@
 //! }
 //! ```
 
+mod columns;
 mod config;
 mod descriptor;
 mod dialect;
 mod error;
 #[doc(hidden)]
 pub mod export;
+mod retry_after;
 mod values;
 
 pub use config::{Millis, from_json};
@@ -50,6 +52,7 @@ pub use dialect::Dialect;
 pub use export::source::exports::windlass::connector::source::{Delivery, Outcome};
 pub use imports::windlass::connector::types::{Batch, Columns, Error, Kind, Message, Rejection};
 pub use imports::windlass::connector::{http, log, messaging, sql};
+pub use retry_after::retry_after_ms;
 pub use values::{base64_decode, base64_encode, not_a_number, write_json_text};
 
 /// Every import of the contract. What a connector does not use does not get into its file.

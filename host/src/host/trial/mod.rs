@@ -20,7 +20,7 @@ use crate::connections::{Memory, Refused};
 use crate::error::{ConnectionError, chain};
 use crate::progress::Progress;
 use crate::rules::engine::TENANT;
-use crate::rules::output::DynamicProperty;
+use crate::rules::output::Rendered;
 use crate::rules::plan::{GuestPlan, Reach, alone, schema};
 use crate::rules::sink::Slots;
 use crate::runtime::{Connector, Grant, GuestConfig, GuestLimits, Runtime, RuntimeError};
@@ -109,7 +109,7 @@ pub struct Trial {
     runtime: Runtime,
     pool: Pool,
     connector: Arc<Connector>,
-    subject: Option<DynamicProperty>,
+    rendered: Vec<Rendered>,
     guest: GuestConfig,
     slots: Slots,
 }
@@ -214,7 +214,7 @@ impl Trial {
             runtime: runtime.clone(),
             pool,
             connector,
-            subject: planned.subject,
+            rendered: planned.rendered,
             guest: GuestConfig {
                 tenant: TENANT.into(),
                 rule: "".into(),

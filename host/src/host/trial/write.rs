@@ -17,7 +17,7 @@ use crate::error::ConnectionError;
 use crate::message::{Batch, Message};
 use crate::rules::action::{Links as _, Sink as _};
 use crate::rules::deliver::{Delivery, Graveyard, Progress};
-use crate::rules::output::DynamicProperty;
+use crate::rules::output::{self, Rendered};
 use crate::rules::sink::{GuestSink, Slots};
 use crate::runtime::SinkGuest;
 
@@ -83,7 +83,7 @@ struct Writing {
     slots: Slots,
     input: Input,
     json: bool,
-    subject: Option<DynamicProperty>,
+    rendered: Vec<Rendered>,
     max: Option<u64>,
     told: Told,
     progress: Progress,
@@ -113,7 +113,7 @@ impl Trial {
             slots: self.slots.clone(),
             input,
             json,
-            subject: self.subject.clone(),
+            rendered: self.rendered.clone(),
             max,
             told: Told {
                 tell,
@@ -193,12 +193,13 @@ impl Writing {
                 }
             };
             let number = line.number;
-            let made = lines::message(line.text, self.json).and_then(|mut message| {
-                if let Some(subject) = &self.subject {
-                    let rendered = subject.render_json(&message.payload);
-                    message.subject = rendered.map_err(|error| error.to_string())?.into();
+            let made = lines::message(line.text, self.json).and_then(|message| {
+                if self.rendered.is_empty() {
+                    return Ok(message);
                 }
-                Ok(message)
+                let texts = output::render(&self.rendered, &message.payload);
+                let texts = texts.map_err(|error| error.to_string())?;
+                Ok(output::put_rendered(message, &self.rendered, texts))
             });
             match made {
                 Ok(message) => {

@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 pub use self::batcher::{Batched, Batcher};
 pub use self::encode::{Compression, OutputFormat};
-pub use self::properties::{Planned, dynamic_properties};
+pub use self::properties::Planned;
 pub use self::template::{DynamicProperty, RenderError, Template, TemplateError};
 
 use crate::message::{Batch, Message};
@@ -36,7 +36,55 @@ pub struct OutputPlan {
     format: OutputFormat,
     compression: Option<Compression>,
     batching: Option<batcher::Bounds>,
-    dynamic: Vec<DynamicProperty>,
+    dynamic: Vec<Rendered>,
+}
+
+/// A property that is rendered for each message, and where its text goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rendered {
+    /// What is rendered.
+    pub property: DynamicProperty,
+    /// Where to.
+    pub place: RenderPlace,
+}
+
+/// Where a rendered text goes in a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RenderPlace {
+    /// Its subject.
+    Subject,
+    /// A header of this name, in place of others of that name.
+    Header(String),
+}
+
+/// Renders all of them for a row that is still JSON text.
+///
+/// # Errors
+/// As [`DynamicProperty::render_json`].
+pub fn render(dynamic: &[Rendered], row: &[u8]) -> Result<Vec<String>, RenderError> {
+    let render = |rendered: &Rendered| rendered.property.render_json(row);
+    dynamic.iter().map(render).collect()
+}
+
+/// Puts rendered texts where they belong.
+#[must_use]
+pub fn put_rendered(mut message: Message, dynamic: &[Rendered], texts: Vec<String>) -> Message {
+    let mut headers = None;
+    for (rendered, text) in dynamic.iter().zip(texts) {
+        match &rendered.place {
+            RenderPlace::Subject => message.subject = text.into(),
+            RenderPlace::Header(name) => {
+                let headers: &mut Vec<(String, String)> =
+                    headers.get_or_insert_with(|| message.headers.pairs().to_vec());
+                headers.retain(|(other, _)| other != name);
+                headers.push((name.clone(), text));
+            }
+        }
+    }
+    if let Some(headers) = headers {
+        message.headers = headers.into();
+    }
+    message
 }
 
 /// What came of a batch.
@@ -56,11 +104,17 @@ pub struct Output {
 }
 
 impl OutputPlan {
-    /// Properties to be rendered for each message; see [`dynamic_properties`].
+    /// Properties to be rendered for each message, in this order.
     #[must_use]
-    pub fn with_dynamic(mut self, dynamic: Vec<DynamicProperty>) -> Self {
+    pub fn with_dynamic(mut self, dynamic: Vec<Rendered>) -> Self {
         self.dynamic = dynamic;
         self
+    }
+
+    /// What was given to [`OutputPlan::with_dynamic`].
+    #[must_use]
+    pub fn dynamic(&self) -> &[Rendered] {
+        &self.dynamic
     }
 
     /// Whether several rows go into one payload, so that [`OutputPlan::batcher`] is to be used instead
@@ -157,12 +211,7 @@ impl OutputPlan {
     }
 
     fn render_dynamic(&self, row: &[u8]) -> Result<Vec<String>, String> {
-        let render = |property: &DynamicProperty| property.render_json(row);
-        self.dynamic
-            .iter()
-            .map(render)
-            .collect::<Result<_, _>>()
-            .map_err(|error| error.to_string())
+        render(&self.dynamic, row).map_err(|error| error.to_string())
     }
 
     /// All steps over rows that go out together: the payloads, none if nothing is left.
@@ -212,7 +261,8 @@ impl OutputPlan {
                 return Ok(Vec::new());
             }
         }
-        if self.format == OutputFormat::Binary || (single && self.batching.is_none()) {
+        let alone = matches!(self.format, OutputFormat::Binary | OutputFormat::Urlencoded);
+        if alone || (single && self.batching.is_none()) {
             let each = shaped
                 .chunks(1)
                 .map(|row| self.compress(self.format.encode(row, &self.fields, true)?));
@@ -249,7 +299,10 @@ impl OutputPlan {
         self.fields.is_empty()
             && self.exclude_fields.is_empty()
             && self.data_field.is_none()
-            && !matches!(self.format, OutputFormat::Delimited { .. })
+            && !matches!(
+                self.format,
+                OutputFormat::Delimited { .. } | OutputFormat::Urlencoded
+            )
     }
 
     fn choose(&self, row: &[u8]) -> Vec<u8> {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::OutputPlan;
 use super::batcher::{Bounds, LINGER};
 use super::encode::{Compression, METHODS, OutputFormat};
-use super::template::{DynamicProperty, Template};
+use super::template::Template;
 use crate::connections::ConfigError;
 use crate::rules::query::hint;
 
@@ -25,8 +25,8 @@ pub struct Planned {
 
 /// The longest `lingerInterval`: what lingers is not settled, and holds the window upstream.
 const MOST_LINGER: Duration = Duration::from_secs(3600);
-pub(super) const FORMATS: [&str; 3] = ["json", "binary", "delimited"];
-const FOREIGN_FORMATS: [&str; 4] = ["protobuf", "urlencoded", "custom", "xml"];
+pub(super) const FORMATS: [&str; 4] = ["json", "binary", "delimited", "urlencoded"];
+const FOREIGN_FORMATS: [&str; 3] = ["protobuf", "custom", "xml"];
 
 pub(super) const IGNORED: [(&str, &str); 2] = [
     (
@@ -84,38 +84,6 @@ impl OutputPlan {
             });
         }
         Err(reader.errors)
-    }
-}
-
-/// The text properties with `{{...}}` in them that are not among `consumed`: their names and what to
-/// render. For [`OutputPlan::with_dynamic`].
-///
-/// # Errors
-/// All templates that cannot be read, each with the place in it.
-pub fn dynamic_properties(
-    properties: &Map<String, Value>,
-    consumed: &[String],
-) -> Result<Vec<(String, DynamicProperty)>, Vec<ConfigError>> {
-    let (mut dynamic, mut errors) = (Vec::new(), Vec::new());
-    for (name, value) in properties {
-        let Some(text) = value
-            .as_str()
-            .filter(|text| DynamicProperty::is_dynamic(text))
-        else {
-            continue;
-        };
-        if consumed.contains(name) {
-            continue;
-        }
-        match DynamicProperty::parse(text) {
-            Ok(property) => dynamic.push((name.clone(), property)),
-            Err(error) => errors.push(ConfigError::new(pointer(name), error.to_string())),
-        }
-    }
-    if errors.is_empty() {
-        Ok(dynamic)
-    } else {
-        Err(errors)
     }
 }
 
@@ -231,6 +199,10 @@ impl<'a> Reader<'a> {
         let format = self.format();
         let batching = self.batching();
         let batching = match (&batching, send_single, &format) {
+            (Some(_), _, OutputFormat::Urlencoded) => {
+                self.fail("batchSize", "forms cannot be put together; take another format, or leave out batchSize and lingerInterval");
+                None
+            }
             (Some(_), _, OutputFormat::Binary) => {
                 self.fail("batchSize", "binary payloads cannot be put together; take another format, or leave out batchSize and lingerInterval");
                 None
@@ -273,6 +245,7 @@ impl<'a> Reader<'a> {
         match format.to_ascii_lowercase().as_str() {
             "json" => OutputFormat::Json,
             "binary" => OutputFormat::Binary,
+            "urlencoded" => OutputFormat::Urlencoded,
             "delimited" => OutputFormat::Delimited {
                 delimiter: delimiter.map_or(",", |(_, text)| text).to_owned(),
                 header,

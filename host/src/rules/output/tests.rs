@@ -36,6 +36,13 @@ fn run(properties: Value, sql: &str, payloads: &[&str]) -> (Vec<String>, Output)
 
 const ALL: &str = "SELECT * FROM s";
 
+fn subject(text: &str) -> Rendered {
+    Rendered {
+        property: DynamicProperty::parse(text).unwrap(),
+        place: RenderPlace::Subject,
+    }
+}
+
 #[test]
 fn whole_messages_pass_as_the_very_same_batch_and_the_very_same_bytes() {
     let plan = planned(json!({"sendSingle": true})).plan;
@@ -59,8 +66,8 @@ fn whole_messages_pass_as_the_very_same_batch_and_the_very_same_bytes() {
     );
 
     // Also where a property is rendered for each message.
-    let dynamic = DynamicProperty::parse("plant/{{.a}}").unwrap();
-    let output = plan.clone().with_dynamic(vec![dynamic]).apply(&rows, &some);
+    let dynamic = vec![subject("plant/{{.a}}")];
+    let output = plan.clone().with_dynamic(dynamic).apply(&rows, &some);
     assert_eq!(output.rendered, [["plant/7"]]);
     assert_eq!(
         output.batch[0].payload.as_ptr(),
@@ -217,20 +224,45 @@ fn of_a_message_with_a_row_that_fails_nothing_is_sent() {
 }
 
 #[test]
+fn rendered_texts_go_to_the_subject_and_to_headers_in_place_of_what_was_there() {
+    let header = |name: &str, text: &str| Rendered {
+        property: DynamicProperty::parse(text).unwrap(),
+        place: RenderPlace::Header(name.to_owned()),
+    };
+    let dynamic = [
+        subject("{{.a}}"),
+        header("headers/X", "x{{.a}}"),
+        header("m", "{{.b.c}}"),
+    ];
+    let row = br#"{"a":7,"b":{"c":"z"}}"#;
+    let texts = super::render(&dynamic, row).unwrap();
+    let message = Message {
+        headers: vec![
+            ("m".to_owned(), "theirs".to_owned()),
+            ("n".to_owned(), "n".to_owned()),
+        ]
+        .into(),
+        ..Message::new("p")
+    };
+    let put = put_rendered(message, &dynamic, texts);
+    assert_eq!(&*put.subject, "7");
+    let pairs = [("n", "n"), ("headers/X", "x7"), ("m", "z")];
+    assert_eq!(
+        put.headers.pairs(),
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned()))
+    );
+    assert!(super::render(&dynamic, b"{}").is_err());
+}
+
+#[test]
 fn a_property_that_cannot_be_rendered_is_a_dead_letter_of_that_message_alone() {
     let rows = rows(
         &[r#"{"line":"A"}"#, r#"{"b":1}"#, r#"{"line":"C"}"#],
         Format::Json,
     );
     let selection = Query::parse(ALL).unwrap().run(&rows);
-    let properties = json!({"topic": "plant/{{.line}}/x", "sendSingle": true, "qos": 1});
-    let properties = properties.as_object().unwrap();
-    let planned = OutputPlan::from_properties(properties, &[]).unwrap();
-    let dynamic = dynamic_properties(properties, &planned.consumed).unwrap();
-    assert_eq!(dynamic[0].0, "topic");
-    let plan = planned
-        .plan
-        .with_dynamic(dynamic.into_iter().map(|(_, d)| d).collect());
+    let plan = planned(json!({"sendSingle": true})).plan;
+    let plan = plan.with_dynamic(vec![subject("plant/{{.line}}/x")]);
     let output = plan.apply(&rows, &selection);
     assert_eq!(output.rendered, [["plant/A/x"], ["plant/C/x"]]);
     assert_eq!(output.sources, Some(vec![0, 2]));
@@ -440,7 +472,7 @@ async fn in_a_batch_only_the_message_that_fails_is_a_dead_letter() {
 
 #[tokio::test(start_paused = true)]
 async fn a_payload_goes_to_one_topic_only() {
-    let dynamic = vec![DynamicProperty::parse("t/{{.line}}").unwrap()];
+    let dynamic = vec![subject("t/{{.line}}")];
     let plan = Arc::new(planned(json!({"batchSize": 10})).plan.with_dynamic(dynamic));
     let mut batcher = plan.batcher::<u32>().unwrap();
     let rows = rows(

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::guest::Given;
 use super::{GuestPlan, Planner, Role};
 use crate::config::{Manifest, ManifestError, pointer_to};
 use crate::connections::pool::Pool;
-use crate::rules::output::DynamicProperty;
+use crate::rules::output::Rendered;
 use crate::runtime::{Connector, Runtime};
 
 /// A connector ready to be used by itself.
@@ -16,8 +17,8 @@ use crate::runtime::{Connector, Runtime};
 pub struct Alone {
     /// Configuration and connections.
     pub guest: GuestPlan,
-    /// Of a sink: the property that is rendered for each message, into its subject.
-    pub subject: Option<DynamicProperty>,
+    /// Of a sink: the properties that are rendered for each message.
+    pub rendered: Vec<Rendered>,
     /// What is accepted and should be looked at.
     pub warnings: Vec<ManifestError>,
 }
@@ -34,21 +35,23 @@ pub fn alone(
     connector: Arc<Connector>,
     name: &str,
     role: Role,
-    props: Map<String, Value>,
+    mut props: Map<String, Value>,
 ) -> Result<Alone, Vec<ManifestError>> {
     const CONFIG: &str = "/config";
     let mut planner = Planner::new(manifest, runtime, pool, &());
     planner.connections();
     let at = |name: &str| pointer_to(CONFIG, name);
-    let subject = match role {
-        Role::Sink => planner.rendered(&connector, &props, CONFIG).flatten(),
+    let divided = planner.divided(&connector, name, &mut props, &at);
+    let rendered = match role {
+        Role::Sink => planner.rendered(&connector, &props, CONFIG),
         Role::Source => None,
     };
-    let guest = planner.guest(connector, name, role, props, CONFIG, &at);
+    let given = Given { props, divided };
+    let guest = planner.guest(connector, name, role, given, CONFIG, &at);
     match guest {
         Some(guest) if planner.errors.is_empty() => Ok(Alone {
             guest,
-            subject,
+            rendered: rendered.unwrap_or_default(),
             warnings: planner.warnings,
         }),
         _ => Err(planner.errors),

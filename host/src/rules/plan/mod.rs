@@ -16,9 +16,9 @@ use serde_json::{Map, Value};
 
 pub use self::alone::{Alone, alone};
 pub use self::guest::schema;
-use self::guest::schema_properties;
+use self::guest::{Given, schema_properties};
 use super::engine::TENANT;
-use super::output::{DynamicProperty, OutputPlan, dynamic_properties};
+use super::output::{DynamicProperty, OutputPlan, RenderPlace, Rendered};
 use super::query::{Field, Format, Query, StreamStatement};
 use super::spill::SpillOptions;
 use crate::config::{
@@ -119,6 +119,8 @@ pub enum Reach {
 
 /// The mark in a connector's schema of a property that the host renders per message.
 const RENDER: &str = "x-windlass-render";
+/// The mark of a common property of actions that the connector wants to know too.
+const SHARED: &str = "x-windlass-shared";
 
 /// Source or sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -307,11 +309,12 @@ impl Planner<'_> {
                 .cloned()
                 .unwrap_or_else(|| pointer.to_owned())
         };
+        let divided = self.divided(&connector, &statement.typ, &mut props, &place);
         let guest = self.guest(
             connector,
             &statement.typ,
             Role::Source,
-            props,
+            Given { props, divided },
             pointer,
             &place,
         )?;
@@ -404,18 +407,25 @@ impl Planner<'_> {
                 None
             }
         };
-        let own = connector
-            .as_ref()
-            .map(|c| schema_properties(&schema(c, Role::Sink)))
-            .unwrap_or_default();
+        let schema = connector.as_ref().map(|c| schema(c, Role::Sink));
+        let own = schema.as_ref().map(schema_properties).unwrap_or_default();
+        // What is shared goes through the output steps, and the connector gets it too.
+        let shared = |name: &&str| {
+            let place = pointer_to("/properties", name);
+            let property = schema.as_ref().and_then(|schema| schema.pointer(&place));
+            property.is_some_and(|property| property.get(SHARED) == Some(&Value::Bool(true)))
+        };
         let kept: Vec<&str> = own.iter().map(String::as_str).collect();
+        let (shared, kept): (Vec<&str>, Vec<&str>) = kept.into_iter().partition(shared);
         let output = match OutputPlan::from_properties(&props, &kept) {
             Ok(planned) => {
                 for warning in planned.warnings {
                     self.warn(&format!("{}{}", def.pointer, warning.at), warning.message);
                 }
                 for name in &planned.consumed {
-                    props.remove(name);
+                    if !shared.contains(&name.as_str()) {
+                        props.remove(name);
+                    }
                 }
                 Some(planned.plan)
             }
@@ -427,13 +437,15 @@ impl Planner<'_> {
             }
         };
         let connector = connector?;
-        let subject = self.rendered(&connector, &props, &def.pointer)?;
+        let divided = self.divided(&connector, &def.typ, &mut props, &at);
+        let rendered = self.rendered(&connector, &props, &def.pointer)?;
         let topic = props
             .get("topic")
             .and_then(Value::as_str)
             .unwrap_or_default()
             .to_owned();
-        let guest = self.guest(connector, &def.typ, Role::Sink, props, &def.pointer, &at)?;
+        let given = Given { props, divided };
+        let guest = self.guest(connector, &def.typ, Role::Sink, given, &def.pointer, &at)?;
         let mut spill = spill?;
         for warning in &spill.warnings {
             self.warn(
@@ -442,7 +454,7 @@ impl Planner<'_> {
             );
         }
         spill.adopt(&rule.options);
-        let output = Arc::new(output?.with_dynamic(subject.into_iter().collect()));
+        let output = Arc::new(output?.with_dynamic(rendered));
         Some(ActionPlan {
             name,
             output,
@@ -452,40 +464,61 @@ impl Planner<'_> {
         })
     }
 
-    /// The property whose text is rendered for each message, into its subject. None after a mistake.
+    /// The properties that are rendered for each message: at most one into its subject, others into
+    /// headers, named `<property>`, or `<property>/<key>` for a value of an object. None after a mistake.
     fn rendered(
         &mut self,
         connector: &Connector,
         props: &Map<String, Value>,
         pointer: &str,
-    ) -> Option<Option<DynamicProperty>> {
+    ) -> Option<Vec<Rendered>> {
         let schema = schema(connector, Role::Sink);
-        let found = match dynamic_properties(props, &[]) {
-            Ok(found) => found,
-            Err(errors) => {
-                for error in errors {
-                    self.error(&format!("{pointer}{}", error.at), error.message);
-                }
-                return None;
-            }
-        };
-        let mut subject = None;
-        for (name, property) in found {
+        let mut found = Vec::new();
+        let before = self.errors.len();
+        for (name, value) in props {
             let render = schema
-                .pointer(&pointer_to("/properties", &name))
-                .and_then(|own| own.get(RENDER));
-            if render.and_then(Value::as_str) == Some("subject") {
-                subject = Some(property);
-            } else {
-                let at = pointer_to(pointer, &name);
-                self.error(
-                    &at,
-                    format!("\"{name}\" is not rendered per message; \"{{{{\" has no place in it"),
-                );
-                return None;
+                .pointer(&pointer_to("/properties", name))
+                .and_then(|own| own.get(RENDER))
+                .and_then(Value::as_str);
+            let at = pointer_to(pointer, name);
+            match (value, render) {
+                (Value::Object(object), Some("header")) => {
+                    for (key, value) in object {
+                        let place = RenderPlace::Header(format!("{name}/{key}"));
+                        found.extend(self.template(value, place, &pointer_to(&at, key)));
+                    }
+                }
+                (Value::String(_), Some("header")) => {
+                    found.extend(self.template(value, RenderPlace::Header(name.clone()), &at));
+                }
+                (Value::String(_), Some("subject")) => {
+                    found.extend(self.template(value, RenderPlace::Subject, &at));
+                }
+                (Value::String(text), _) if DynamicProperty::is_dynamic(text) => {
+                    self.error(
+                        &at,
+                        format!(
+                            "\"{name}\" is not rendered per message; \"{{{{\" has no place in it"
+                        ),
+                    );
+                }
+                _ => {}
             }
         }
-        Some(subject)
+        (self.errors.len() == before).then_some(found)
+    }
+
+    fn template(&mut self, value: &Value, place: RenderPlace, pointer: &str) -> Option<Rendered> {
+        let text = value
+            .as_str()
+            .filter(|text| DynamicProperty::is_dynamic(text))?;
+        match DynamicProperty::parse(text) {
+            Ok(property) => Some(Rendered { property, place }),
+            Err(error) => {
+                self.error(pointer, error.to_string());
+                None
+            }
+        }
     }
 
     /// A connector by its name: one of the manifest, else a bundled one.
