@@ -23,7 +23,11 @@ const SOON: Duration = Duration::from_secs(30);
 /// These rows, once, as the stream `demo`.
 fn rows(data: Value) -> Manifest {
     Manifest::new()
-        .conf_key("simulator", "demo", json!({ "data": data, "interval": 20, "loop": false }))
+        .conf_key(
+            "simulator",
+            "demo",
+            json!({ "data": data, "interval": 20, "loop": false }),
+        )
         .stream(r#"CREATE STREAM demo () WITH (TYPE="simulator", FORMAT="json", CONF_KEY="demo")"#)
 }
 
@@ -49,7 +53,11 @@ fn what_an_action_says_is_what_the_server_gets() {
             json!({ "url": server.url("/api?key=k"), "method": "post", "sendSingle": true, "headers": { "X-Static": "s", "X-Id": "{{.id}}-{{.name}}" } }),
             "POST",
             "/api?key=k",
-            vec![("content-type", "application/json"), ("x-static", "s"), ("x-id", "7-a b")],
+            vec![
+                ("content-type", "application/json"),
+                ("x-static", "s"),
+                ("x-id", "7-a b"),
+            ],
             r#"{"id":7,"name":"a b","t":1.5}"#.to_owned(),
         ),
         (
@@ -77,7 +85,11 @@ fn what_an_action_says_is_what_the_server_gets() {
         let before = server.count();
         let _windlass = Windlass::start(&rule(rows(data.clone()), "r", action.clone()));
         let asked = requests(&server, before + 1).remove(before);
-        assert_eq!((asked.method.as_str(), asked.target.as_str()), (method, target), "{action}");
+        assert_eq!(
+            (asked.method.as_str(), asked.target.as_str()),
+            (method, target),
+            "{action}"
+        );
         assert_eq!(asked.text(), body, "{action}");
         for (name, value) in headers {
             assert_eq!(asked.header(name), Some(value), "{action}: {asked:?}");
@@ -89,18 +101,26 @@ fn what_an_action_says_is_what_the_server_gets() {
     let _windlass = Windlass::start(&rule(rows(data.clone()), "r", action));
     let asked = requests(&server, before + 1).remove(before);
     assert_eq!(asked.header("content-encoding"), Some("gzip"));
-    assert_eq!(gzip(&["-dc"], &asked.body), br#"[{"id":7,"name":"a b","t":1.5}]"#);
+    assert_eq!(
+        gzip(&["-dc"], &asked.body),
+        br#"[{"id":7,"name":"a b","t":1.5}]"#
+    );
 
     let before = server.count();
     let action = json!({ "url": server.url("/up"), "method": "post", "bodyType": "formdata", "sendSingle": true, "formData": { "who": "w{{.id}}" } });
     let _windlass = Windlass::start(&rule(rows(data), "r", action));
     let asked = requests(&server, before + 1).remove(before);
     let kind = asked.header("content-type").expect("a type").to_owned();
-    let boundary = kind.strip_prefix("multipart/form-data; boundary=").expect("a boundary");
+    let boundary = kind
+        .strip_prefix("multipart/form-data; boundary=")
+        .expect("a boundary");
     let text = asked.text();
     let parts: Vec<&str> = text.split(boundary).collect();
     assert!(parts[1].contains("name=\"who\"\r\n\r\nw7\r\n"), "{text}");
-    assert!(parts[2].contains(r#"{"id":7"#) && parts.len() == 4, "{text}");
+    assert!(
+        parts[2].contains(r#"{"id":7"#) && parts.len() == 4,
+        "{text}"
+    );
 }
 
 /// What gzip makes of these bytes.
@@ -132,32 +152,68 @@ fn what_a_message_says_never_leaves_the_connection_and_what_a_server_says_neithe
         "/api/ring" => Reply::status(308).header("Location", "/api/ring"),
         _ => Reply::status(204),
     });
-    let paths = ["ok", "../admin", "%2e%2e/admin", "//evil/x", "moved", "seen", "away", "found", "ring"];
+    let paths = [
+        "ok",
+        "../admin",
+        "%2e%2e/admin",
+        "//evil/x",
+        "moved",
+        "seen",
+        "away",
+        "found",
+        "ring",
+    ];
     let data: Value = paths.iter().map(|path| json!({ "p": path })).collect();
     let action = json!({ "connectionSelector": "api", "path": "{{.p}}", "method": "post", "sendSingle": true });
     let manifest = rows(data).connection("api", "http", json!({ "url": server.url("/api") }));
     let windlass = Windlass::start(&rule(manifest, "r", action));
-    wait_until(START, "five of nine are dead letters", || letters(&windlass).len() == 5);
+    wait_until(START, "five of nine are dead letters", || {
+        letters(&windlass).len() == 5
+    });
     let asked: Vec<(String, String)> = server
         .asked()
         .into_iter()
         .map(|asked| (format!("{} {}", asked.method, asked.target), asked.text()))
         .collect();
     let said: Vec<&str> = asked.iter().map(|(line, _)| line.as_str()).collect();
-    for line in ["POST /api/ok", "POST /api//evil/x", "POST /api/moved", "POST /api/here", "POST /api/seen", "GET /api/here?x=1"] {
+    for line in [
+        "POST /api/ok",
+        "POST /api//evil/x",
+        "POST /api/moved",
+        "POST /api/here",
+        "POST /api/seen",
+        "GET /api/here?x=1",
+    ] {
         assert!(said.contains(&line), "{line}: {said:?}");
     }
-    let body = |line: &str| asked.iter().find(|(found, _)| found == line).map(|(_, body)| body.clone());
+    let body = |line: &str| {
+        asked
+            .iter()
+            .find(|(found, _)| found == line)
+            .map(|(_, body)| body.clone())
+    };
     assert_eq!(body("POST /api/here").as_deref(), Some(r#"{"p":"moved"}"#));
-    assert_eq!(body("GET /api/here?x=1").as_deref(), Some(""), "303 is a GET");
+    assert_eq!(
+        body("GET /api/here?x=1").as_deref(),
+        Some(""),
+        "303 is a GET"
+    );
     assert!(said.iter().all(|line| line.contains(" /api")), "{said:?}");
     assert_eq!(other.count(), 0, "nobody else was asked");
     let reasons: Vec<String> = letters(&windlass).iter().map(Value::to_string).collect();
-    let has = |words: &str| reasons.iter().filter(|reason| reason.contains(words)).count();
+    let has = |words: &str| {
+        reasons
+            .iter()
+            .filter(|reason| reason.contains(words))
+            .count()
+    };
     assert_eq!(has("not below the connection's URL"), 3, "{reasons:#?}");
     assert_eq!(has("HTTP 302"), 1, "{reasons:#?}");
     assert_eq!(has("more than 5 times"), 1, "{reasons:#?}");
-    assert!(has("http://******/api/stolen") == 1 && has(&other.port().to_string()) == 0, "{reasons:#?}");
+    assert!(
+        has("http://******/api/stolen") == 1 && has(&other.port().to_string()) == 0,
+        "{reasons:#?}"
+    );
 }
 
 #[test]
@@ -165,11 +221,23 @@ fn a_host_that_a_message_would_choose_is_refused_before_anything_starts() {
     let _machine = shared();
     let folder = tempfile::tempdir().expect("a folder");
     for (action, words) in [
-        (json!({ "url": "http://{{.host}}/x" }), "the host of a \\\"url\\\" cannot be rendered"),
+        (
+            json!({ "url": "http://{{.host}}/x" }),
+            "the host of a \\\"url\\\" cannot be rendered",
+        ),
         (json!({ "url": "htp://h/x" }), "did you mean \\\"http\\\"?"),
-        (json!({ "url": "http://h", "methud": "post" }), "did you mean \\\"method\\\"?"),
-        (json!({ "url": "http://h", "method": "{{.m}}" }), "is not rendered per message"),
-        (json!({ "url": "http://h", "oauth": { "acces": {} } }), "did you mean \\\"access\\\"?"),
+        (
+            json!({ "url": "http://h", "methud": "post" }),
+            "did you mean \\\"method\\\"?",
+        ),
+        (
+            json!({ "url": "http://h", "method": "{{.m}}" }),
+            "is not rendered per message",
+        ),
+        (
+            json!({ "url": "http://h", "oauth": { "acces": {} } }),
+            "did you mean \\\"access\\\"?",
+        ),
         (json!({ "method": "post" }), "url"),
     ] {
         let file = rule(rows(json!([{}])), "r", action.clone()).write(folder.path());
@@ -183,7 +251,11 @@ fn a_host_that_a_message_would_choose_is_refused_before_anything_starts() {
 fn nginx_gets_every_message_over_http_1_and_over_http_2_with_tls_and_says_who_it_is() {
     let _machine = shared();
     let authority = Certificates::new();
-    let mut nginx = Nginx::start(true, Some(&authority.server_as(&["localhost", "plant.example"], false)), "");
+    let mut nginx = Nginx::start(
+        true,
+        Some(&authority.server_as(&["localhost", "plant.example"], false)),
+        "",
+    );
     let folder = tempfile::tempdir().expect("a folder");
     let ca = folder.path().join("ca.pem");
     std::fs::write(&ca, authority.authority()).expect("written");
@@ -201,8 +273,16 @@ fn nginx_gets_every_message_over_http_1_and_over_http_2_with_tls_and_says_who_it
     let mut manifest = rows(data)
         .connection("plain", "http", json!({ "url": nginx.url("/h1") }))
         .connection("secure", "rest", secure("localhost", json!({})))
-        .connection("named", "http", secure("127.0.0.1", json!({ "serverName": "plant.example" })))
-        .connection("unknown", "http", secure("localhost", json!({ "rootCaPath": stranger })))
+        .connection(
+            "named",
+            "http",
+            secure("127.0.0.1", json!({ "serverName": "plant.example" })),
+        )
+        .connection(
+            "unknown",
+            "http",
+            secure("localhost", json!({ "rootCaPath": stranger })),
+        )
         .connection("other", "http", secure("127.0.0.1", json!({})));
     for id in ["plain", "secure", "named"] {
         manifest = rule(manifest, id, post(id));
@@ -219,9 +299,13 @@ fn nginx_gets_every_message_over_http_1_and_over_http_2_with_tls_and_says_who_it
         let log = nginx.log();
         (0..20).all(|n| log.contains(&format!("{line} 204 {{\"n\":{n}}}\n")))
     };
-    wait_until(START, "all is there over HTTP/1.1", || arrived("HTTP/1.1 POST /h1"));
+    wait_until(START, "all is there over HTTP/1.1", || {
+        arrived("HTTP/1.1 POST /h1")
+    });
     wait_until(SOON, "and over HTTP/2", || arrived("HTTP/2.0 POST /h2"));
-    wait_until(SOON, "twice", || nginx.log().matches("HTTP/2.0 POST /h2 204").count() == 40);
+    wait_until(SOON, "twice", || {
+        nginx.log().matches("HTTP/2.0 POST /h2 204").count() == 40
+    });
     assert!(letters(&windlass).is_empty());
 
     nginx.stop();
@@ -244,7 +328,10 @@ impl Guarded {
             let number = self.issued.fetch_add(1, Ordering::SeqCst) + 1;
             self.used.store(0, Ordering::SeqCst);
             let login = asked.header("authorization").unwrap_or_default().to_owned();
-            self.forms.lock().expect("no panic").push((login, asked.text()));
+            self.forms
+                .lock()
+                .expect("no panic")
+                .push((login, asked.text()));
             let body = json!({ "access_token": format!("geheim-{number}"), "refresh": format!("r{number}"), "expires_in": 3600 });
             return Reply::text(200, &body.to_string());
         }
@@ -289,10 +376,16 @@ fn tokens_are_fetched_and_renewed_by_the_host_and_shown_to_nobody() {
         let windlass = Windlass::start(&rule(rows(data), "r", action));
         let there = || {
             let asked = server.asked();
-            (0..12).all(|n| asked.iter().any(|one| one.text() == format!("{{\"n\":{n}}}")))
+            (0..12).all(|n| {
+                asked
+                    .iter()
+                    .any(|one| one.text() == format!("{{\"n\":{n}}}"))
+            })
         };
         wait_until(START, "all messages are there", there);
-        wait_until(SOON, "the token was renewed", || guarded.issued.load(Ordering::SeqCst) >= 3);
+        wait_until(SOON, "the token was renewed", || {
+            guarded.issued.load(Ordering::SeqCst) >= 3
+        });
         let forms = guarded.forms.lock().expect("no panic").clone();
         assert_eq!(forms[0].1, form);
         if headers.as_object().is_some_and(serde_json::Map::is_empty) {
@@ -309,7 +402,8 @@ fn tokens_are_fetched_and_renewed_by_the_host_and_shown_to_nobody() {
 }
 
 #[test]
-fn an_answer_is_pulled_by_its_states_left_out_when_it_is_the_same_and_never_twice_after_a_restart() {
+fn an_answer_is_pulled_by_its_states_left_out_when_it_is_the_same_and_never_twice_after_a_restart()
+{
     let _machine = shared();
     let broken = std::sync::Arc::new(AtomicU64::new(0));
     let server = Httpd::start({
@@ -334,12 +428,15 @@ fn an_answer_is_pulled_by_its_states_left_out_when_it_is_the_same_and_never_twic
             if from >= 40 {
                 return Reply::text(200, "[]");
             }
-            let list: Value = (from..from + 4).map(|n| json!({ "seq": n, "next": n + 1 })).collect();
+            let list: Value = (from..from + 4)
+                .map(|n| json!({ "seq": n, "next": n + 1 }))
+                .collect();
             Reply::Chunked(200, Vec::new(), list.to_string().into_bytes(), 7)
         }
     });
     let sink = Httpd::start(|_| Reply::status(204));
-    let post = json!([{ "rest": { "url": sink.url("/in"), "method": "post", "sendSingle": true } }]);
+    let post =
+        json!([{ "rest": { "url": sink.url("/in"), "method": "post", "sendSingle": true } }]);
     let manifest = Manifest::new()
         .connection("api", "http", json!({ "url": server.url("/list") }))
         .conf_key(
@@ -353,7 +450,12 @@ fn an_answer_is_pulled_by_its_states_left_out_when_it_is_the_same_and_never_twic
         .rule("list", "SELECT seq FROM list", post.clone())
         .rule("same", "SELECT * FROM same", post);
     let mut windlass = Windlass::start(&manifest);
-    let arrived = |words: &str| sink.asked().iter().filter(|asked| asked.text().contains(words)).count();
+    let arrived = |words: &str| {
+        sink.asked()
+            .iter()
+            .filter(|asked| asked.text().contains(words))
+            .count()
+    };
     wait_until(START, "the first half is there", || arrived("seq") >= 20);
     wait_until(SOON, "a checkpoint is kept", || {
         std::thread::sleep(Duration::from_millis(1500));
@@ -366,9 +468,21 @@ fn an_answer_is_pulled_by_its_states_left_out_when_it_is_the_same_and_never_twic
     });
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(arrived("seq"), 40, "none twice");
-    assert_eq!(arrived("same"), 1, "the same answer is left out, also after a restart");
+    assert_eq!(
+        arrived("same"),
+        1,
+        "the same answer is left out, also after a restart"
+    );
     let asked = server.asked();
-    let same: Vec<&Asked> = asked.iter().filter(|asked| asked.target == "/same/x?y=1").collect();
-    assert!(same.len() > 5 && same.iter().all(|it| it.header("authorization") == Some("Bearer geheim")));
+    let same: Vec<&Asked> = asked
+        .iter()
+        .filter(|asked| asked.target == "/same/x?y=1")
+        .collect();
+    assert!(
+        same.len() > 5
+            && same
+                .iter()
+                .all(|it| it.header("authorization") == Some("Bearer geheim"))
+    );
     assert!(!windlass.log().contains("geheim"));
 }

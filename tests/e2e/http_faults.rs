@@ -35,7 +35,8 @@ fn number(asked: &Asked) -> u64 {
 
 /// A number from 0 to 99 that depends on nothing but these two.
 fn chance(number: u64, attempt: u64) -> u64 {
-    let mut x = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ attempt.wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
+    let mut x =
+        number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ attempt.wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
     x ^= x >> 31;
     x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
     (x >> 33) % 100
@@ -99,7 +100,10 @@ fn of_a_server_that_fails_a_third_of_all_requests_every_message_is_taken_or_a_de
     let windlass = Windlass::start(&posting(&broker, rest));
     wait_ready(&windlass, &["plant"], &["all"]);
     let began = Instant::now();
-    let sent = Publish::new(broker.port(), "in/1", 1).count(count).start().join();
+    let sent = Publish::new(broker.port(), "in/1", 1)
+        .count(count)
+        .start()
+        .join();
     assert_eq!(sent.acknowledged.len() as u64, count);
     let refused = (0..count).filter(|number| number % 997 == 5).count();
     let all = || {
@@ -116,22 +120,38 @@ fn of_a_server_that_fails_a_third_of_all_requests_every_message_is_taken_or_a_de
     let lost: Vec<u64> = (0..count)
         .filter(|number| number % 997 != 5 && !done.taken.contains_key(number))
         .collect();
-    assert!(lost.is_empty(), "{} of {count} lost: {}", lost.len(), ranges(&lost));
+    assert!(
+        lost.is_empty(),
+        "{} of {count} lost: {}",
+        lost.len(),
+        ranges(&lost)
+    );
     let doubled = done.taken.values().filter(|times| **times > 1).count();
     let shortest = done.waits.iter().min().copied().unwrap_or_default();
     let longest = done.waits.iter().max().copied().unwrap_or_default();
     println!(
         "{count} messages in {took:.1?}: {} times 500, {} times 429, {} resets; {doubled} twice; Retry-After 1 s kept {} times, {shortest:.2?} to {longest:.2?}",
-        done.faults[0], done.faults[1], done.faults[2], done.waits.len()
+        done.faults[0],
+        done.faults[1],
+        done.faults[2],
+        done.waits.len()
     );
     // A timer and a network: a hundredth of a second of grace.
     assert!(shortest >= Duration::from_millis(990), "{shortest:?}");
-    assert!(done.waits.len() as u64 >= count / 50, "429 was answered often enough to mean something");
+    assert!(
+        done.waits.len() as u64 >= count / 50,
+        "429 was answered often enough to mean something"
+    );
     // Whatever was taken was answered, so that nothing comes twice but by a lost answer; there is none.
     assert_eq!(doubled, 0);
-    assert!(done.refused.values().all(|times| *times == 1), "a refused message is tried once");
+    assert!(
+        done.refused.values().all(|times| *times == 1),
+        "a refused message is tried once"
+    );
     drop(done);
-    wait_until(SOON, "what was refused is a dead letter", || letters(&windlass).len() >= refused);
+    wait_until(SOON, "what was refused is a dead letter", || {
+        letters(&windlass).len() >= refused
+    });
     let kept = letters(&windlass);
     assert_eq!(kept.len(), refused);
     for letter in &kept {
@@ -166,7 +186,10 @@ fn a_server_that_is_not_there_goes_away_and_comes_back_loses_nothing_of_two_rule
         .rule("b", "SELECT * FROM demo", action("b"));
     let windlass = Windlass::start(&manifest);
     let why = windlass.wait_connection("api", "disconnected", START);
-    assert!(why.contains("cannot be reached") && why.contains("refused"), "{why}");
+    assert!(
+        why.contains("cannot be reached") && why.contains("refused"),
+        "{why}"
+    );
     wait_ready(&windlass, &["plant"], &["a", "b"]);
     let publisher = Publish::new(broker.port(), "in/1", 1).rate(400).start();
     std::thread::sleep(Duration::from_secs(1));
@@ -174,13 +197,19 @@ fn a_server_that_is_not_there_goes_away_and_comes_back_loses_nothing_of_two_rule
     let back = |server: &mut Httpd| {
         server.up();
         let up = Instant::now();
-        let first = |list: &[(Instant, u64)]| list.iter().find(|(at, _)| *at >= up).map(|(at, _)| *at - up);
+        let first = |list: &[(Instant, u64)]| {
+            list.iter()
+                .find(|(at, _)| *at >= up)
+                .map(|(at, _)| *at - up)
+        };
         wait_until(SOON, "both rules deliver", || {
             let taken = taken.lock().expect("no panic");
             first(&taken.0).is_some() && first(&taken.1).is_some()
         });
         let taken = taken.lock().expect("no panic");
-        first(&taken.0).max(first(&taken.1)).expect("both are there")
+        first(&taken.0)
+            .max(first(&taken.1))
+            .expect("both are there")
     };
     let at_first = back(&mut server);
     windlass.wait_connection("api", "connected", SOON);
@@ -201,15 +230,25 @@ fn a_server_that_is_not_there_goes_away_and_comes_back_loses_nothing_of_two_rule
     let missing = || {
         let taken = taken.lock().expect("no panic");
         [&taken.0, &taken.1].map(|list| {
-            let there: std::collections::BTreeSet<u64> = list.iter().map(|(_, number)| *number).collect();
-            (0..count).filter(|number| !there.contains(number)).collect::<Vec<u64>>()
+            let there: std::collections::BTreeSet<u64> =
+                list.iter().map(|(_, number)| *number).collect();
+            (0..count)
+                .filter(|number| !there.contains(number))
+                .collect::<Vec<u64>>()
         })
     };
     holds_within(SOON, || missing().iter().all(Vec::is_empty));
     let missing = missing();
-    assert!(missing.iter().all(Vec::is_empty), "of {count}: a lost {}, b lost {}", ranges(&missing[0]), ranges(&missing[1]));
+    assert!(
+        missing.iter().all(Vec::is_empty),
+        "of {count}: a lost {}, b lost {}",
+        ranges(&missing[0]),
+        ranges(&missing[1])
+    );
     let extra = taken.lock().expect("no panic").0.len() as u64 - count;
-    println!("{count} messages by each rule; first message {at_first:.2?} and {again:.2?} after the server was (back) up; {extra} twice by one rule");
+    println!(
+        "{count} messages by each rule; first message {at_first:.2?} and {again:.2?} after the server was (back) up; {extra} twice by one rule"
+    );
     assert!(at_first < Duration::from_secs(2) && again < Duration::from_secs(2));
     assert!(extra <= 32, "no more than what was under way: {extra}");
 }
@@ -221,7 +260,13 @@ fn a_server_that_fails_for_a_while_is_left_alone_and_the_circuit_is_shown() {
     let well = Arc::new(AtomicBool::new(false));
     let server = Httpd::start({
         let well = Arc::clone(&well);
-        move |_| Reply::status(if well.load(Ordering::SeqCst) { 204 } else { 503 })
+        move |_| {
+            Reply::status(if well.load(Ordering::SeqCst) {
+                204
+            } else {
+                503
+            })
+        }
     });
     let manifest = Manifest::new()
         .mqtt("plant", &broker.url())
@@ -234,11 +279,16 @@ fn a_server_that_fails_for_a_while_is_left_alone_and_the_circuit_is_shown() {
         );
     let windlass = Windlass::start(&manifest);
     wait_ready(&windlass, &["plant", "api"], &["all"]);
-    let sent = Publish::new(broker.port(), "in/1", 1).count(500).start().join();
+    let sent = Publish::new(broker.port(), "in/1", 1)
+        .count(500)
+        .start()
+        .join();
     assert_eq!(sent.acknowledged.len(), 500);
     wait_until(SOON, "the circuit is open", || {
         let shown = windlass.warnings("api");
-        shown.iter().any(|it| it.contains("circuit is open") && it.contains("HTTP 503"))
+        shown
+            .iter()
+            .any(|it| it.contains("circuit is open") && it.contains("HTTP 503"))
     });
     let at_first = server.count();
     std::thread::sleep(Duration::from_secs(8));
@@ -248,12 +298,26 @@ fn a_server_that_fails_for_a_while_is_left_alone_and_the_circuit_is_shown() {
     assert!(at_first <= 5 + 4 + 1, "{at_first}");
     assert!((1..=5).contains(&tries), "{tries}");
     let (status, err) = windlass.connection("api").expect("shown");
-    assert_eq!((status.as_str(), err.as_str()), ("connected", ""), "it answers");
-    assert!(windlass.warnings("api").iter().any(|it| it.contains("half open")));
+    assert_eq!(
+        (status.as_str(), err.as_str()),
+        ("connected", ""),
+        "it answers"
+    );
+    assert!(
+        windlass
+            .warnings("api")
+            .iter()
+            .any(|it| it.contains("half open"))
+    );
     well.store(true, Ordering::SeqCst);
     let taken = || {
         let asked = server.asked();
-        (0..500).all(|n| asked.iter().skip(at_first + tries).any(|one| number(one) == n))
+        (0..500).all(|n| {
+            asked
+                .iter()
+                .skip(at_first + tries)
+                .any(|one| number(one) == n)
+        })
     };
     wait_until(SOON, "all is there", || {
         std::thread::sleep(Duration::from_millis(50));
@@ -269,13 +333,23 @@ fn each_peer_that_is_none_shows_why_and_is_not_stormed() {
     let talks = Httpd::start(|_| Reply::Raw(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()));
     let silent = Httpd::start(|_| Reply::Silence);
     let plain = Nginx::start(false, None, "");
-    let token = Httpd::start(|_| Reply::text(400, "{\"error\":\"invalid_client\",\"secret\":\"geheim\"}"));
+    let token =
+        Httpd::start(|_| Reply::text(400, "{\"error\":\"invalid_client\",\"secret\":\"geheim\"}"));
     let oauth = json!({ "clientCredentials": { "url": token.url("/token"), "clientId": "a", "clientSecret": "geheim" } });
     let props = [
-        ("gone", json!({ "url": format!("http://127.0.0.1:{}", free_port()) })),
+        (
+            "gone",
+            json!({ "url": format!("http://127.0.0.1:{}", free_port()) }),
+        ),
         ("lost", json!({ "url": "http://no-such-host.invalid/" })),
-        ("clear", json!({ "url": plain.url("").replace("http:", "https:") })),
-        ("who", json!({ "url": refuses.url("/"), "username": "ann", "password": "geheim" })),
+        (
+            "clear",
+            json!({ "url": plain.url("").replace("http:", "https:") }),
+        ),
+        (
+            "who",
+            json!({ "url": refuses.url("/"), "username": "ann", "password": "geheim" }),
+        ),
         ("ssh", json!({ "url": talks.url("/") })),
         ("mute", json!({ "url": silent.url("/"), "timeout": 300 })),
         ("token", json!({ "url": plain.url("/"), "oauth": oauth })),
@@ -284,8 +358,11 @@ fn each_peer_that_is_none_shows_why_and_is_not_stormed() {
         .conf_key("simulator", "demo", json!({ "interval": 100 }))
         .stream(r#"CREATE STREAM demo () WITH (TYPE="simulator", FORMAT="json", CONF_KEY="demo", SHARED="true")"#);
     for (id, props) in props {
-        let action = json!([{ "rest": { "connectionSelector": id, "method": "post", "sendSingle": true } }]);
-        manifest = manifest.connection(id, "http", props).rule(id, "SELECT * FROM demo", action);
+        let action =
+            json!([{ "rest": { "connectionSelector": id, "method": "post", "sendSingle": true } }]);
+        manifest = manifest
+            .connection(id, "http", props)
+            .rule(id, "SELECT * FROM demo", action);
     }
     let windlass = Windlass::start(&manifest);
     let begin = Instant::now();
@@ -293,7 +370,11 @@ fn each_peer_that_is_none_shows_why_and_is_not_stormed() {
         ("gone", "disconnected", "cannot be reached"),
         ("lost", "disconnected", "cannot be resolved"),
         ("clear", "disconnected", "does not speak TLS"),
-        ("token", "disconnected", "the token endpoint refuses: HTTP 400"),
+        (
+            "token",
+            "disconnected",
+            "the token endpoint refuses: HTTP 400",
+        ),
         // These take a connection: only a request shows what they are.
         ("who", "connecting", "refuses the credentials"),
         ("ssh", "connecting", "does not speak HTTP"),
@@ -301,24 +382,46 @@ fn each_peer_that_is_none_shows_why_and_is_not_stormed() {
     ] {
         let shown = holds_within(START, || {
             let changes = windlass.changes();
-            changes.iter().any(|(_, whose, now, why)| whose == id && now == status && why.contains(words))
+            changes
+                .iter()
+                .any(|(_, whose, now, why)| whose == id && now == status && why.contains(words))
         });
-        assert!(shown, "{id}: {:?}", windlass.changes().iter().filter(|it| it.1 == id).collect::<Vec<_>>());
+        assert!(
+            shown,
+            "{id}: {:?}",
+            windlass
+                .changes()
+                .iter()
+                .filter(|it| it.1 == id)
+                .collect::<Vec<_>>()
+        );
     }
     let seen = begin.elapsed();
     std::thread::sleep(Duration::from_secs(5));
     let seconds = begin.elapsed().as_secs_f64();
-    println!("all shown after {seen:.1?}; connections taken in {seconds:.0} s: credentials {}, ssh {}, mute {}, token {}", refuses.accepted().len(), talks.accepted().len(), silent.accepted().len(), token.count());
+    println!(
+        "all shown after {seen:.1?}; connections taken in {seconds:.0} s: credentials {}, ssh {}, mute {}, token {}",
+        refuses.accepted().len(),
+        talks.accepted().len(),
+        silent.accepted().len(),
+        token.count()
+    );
     // Slow where somebody has said no: a dial and a request.
     assert!(refuses.count() <= 2 && refuses.accepted().len() <= 4);
     assert!(token.count() <= 2, "{}", token.count());
     assert!((silent.accepted().len() as f64) < 10.0 + 6.0 * seconds);
-    assert!(!windlass.log().contains("geheim") && !format!("{:?}", windlass.changes()).contains("geheim"));
+    assert!(
+        !windlass.log().contains("geheim")
+            && !format!("{:?}", windlass.changes()).contains("geheim")
+    );
     for id in ["gone", "lost", "clear", "who", "ssh", "mute", "token"] {
         let (status, _) = windlass.rule(id).expect("shown");
         assert_eq!(status, "running", "{id}");
     }
-    assert!(letters(&windlass).is_empty(), "nothing is lost to a bad peer");
+    assert!(
+        letters(&windlass).is_empty(),
+        "nothing is lost to a bad peer"
+    );
 }
 
 #[test]
@@ -332,7 +435,8 @@ fn answers_that_are_too_large_or_malformed_are_bounded_and_tried_again() {
             .spawn()
             .expect("a shell");
         let mut bytes = Vec::new();
-        std::io::Read::read_to_end(child.stdout.as_mut().expect("piped"), &mut bytes).expect("read");
+        std::io::Read::read_to_end(child.stdout.as_mut().expect("piped"), &mut bytes)
+            .expect("read");
         assert!(child.wait().is_ok_and(|status| status.success()));
         bytes
     };
@@ -354,8 +458,16 @@ fn answers_that_are_too_large_or_malformed_are_bounded_and_tried_again() {
         .rule("all", "SELECT * FROM pull", json!([{ "rest": { "url": sink.url("/in"), "method": "post", "sendSingle": true } }]));
     let windlass = Windlass::start(&manifest);
     windlass.wait_rule("all", "running", START);
-    wait_until(Duration::from_secs(60), "a good answer comes through", || sink.count() > 0);
-    assert!(sink.asked().iter().all(|asked| asked.text() == r#"{"seq":1}"#));
+    wait_until(
+        Duration::from_secs(60),
+        "a good answer comes through",
+        || sink.count() > 0,
+    );
+    assert!(
+        sink.asked()
+            .iter()
+            .all(|asked| asked.text() == r#"{"seq":1}"#)
+    );
     let resident = windlass.usage().resident;
     assert!(resident < 120 << 20, "{resident} bytes");
 }

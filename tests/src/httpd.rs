@@ -321,7 +321,11 @@ async fn read(socket: &mut TcpStream, got: &mut Vec<u8>) -> Option<Asked> {
             }
             let length: usize = asked.header("content-length").unwrap_or("0").parse().ok()?;
             while got.len() < end + 4 + length {
-                let count = socket.read(&mut piece).await.ok().filter(|count| *count > 0)?;
+                let count = socket
+                    .read(&mut piece)
+                    .await
+                    .ok()
+                    .filter(|count| *count > 0)?;
                 got.extend_from_slice(&piece[..count]);
             }
             asked.body = got[end + 4..end + 4 + length].to_vec();
@@ -329,7 +333,11 @@ async fn read(socket: &mut TcpStream, got: &mut Vec<u8>) -> Option<Asked> {
             got.drain(..end + 4 + length);
             return Some(asked);
         }
-        let count = socket.read(&mut piece).await.ok().filter(|count| *count > 0)?;
+        let count = socket
+            .read(&mut piece)
+            .await
+            .ok()
+            .filter(|count| *count > 0)?;
         got.extend_from_slice(&piece[..count]);
     }
 }
@@ -356,7 +364,10 @@ mod tests {
         assert_eq!(client.post("/a", b"").expect("it is back").status, 201);
         let asked = server.asked();
         assert_eq!(asked.len(), 3);
-        assert_eq!((asked[0].method.as_str(), asked[0].target.as_str()), ("POST", "/a?b"));
+        assert_eq!(
+            (asked[0].method.as_str(), asked[0].target.as_str()),
+            ("POST", "/a?b")
+        );
         assert_eq!(asked[0].header("host"), Some("127.0.0.1"));
     }
 }

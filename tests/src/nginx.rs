@@ -108,7 +108,11 @@ impl Nginx {
         let lives = matches!(child.try_wait(), Ok(None));
         self.child = Some(child);
         let log = std::fs::read_to_string(self.folder.path().join("error.log"));
-        assert!(listens && lives, "nginx did not come up:\n{}", log.unwrap_or_default());
+        assert!(
+            listens && lives,
+            "nginx did not come up:\n{}",
+            log.unwrap_or_default()
+        );
     }
 
     fn write(&self, logs: bool, tls: Option<&Tls>, extra: &str) {
@@ -197,7 +201,10 @@ mod tests {
     fn it_keeps_what_it_was_sent_and_comes_back() {
         let mut nginx = Nginx::start(true, None, "");
         let mut client = Client::new(nginx.port);
-        assert_eq!(client.post("/a", b"{\"seq\":1}").expect("an answer").status, 204);
+        assert_eq!(
+            client.post("/a", b"{\"seq\":1}").expect("an answer").status,
+            204
+        );
         nginx.stop();
         assert!(client.post("/a", b"").is_err());
         nginx.up();

@@ -34,6 +34,8 @@ pub mod secrets;
 pub mod sql;
 pub mod status;
 mod supervisor;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 pub mod transport;
 pub mod urls;

@@ -339,7 +339,10 @@ fn note(progress: &Progress, words: &str) {
         .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let before = progress.trouble.lock().replace(words.to_owned());
     let now = super::now_ms();
-    let last = progress.last_failure.lock().replace((words.to_owned(), now));
+    let last = progress
+        .last_failure
+        .lock()
+        .replace((words.to_owned(), now));
     // Once, until it works again or fails for another reason: a broker that is away for a day is one line.
     // So are reasons that take turns, message by message.
     let in_turns = before.is_some() && last.is_some_and(|(_, at)| now.saturating_sub(at) < 1000);

@@ -29,9 +29,15 @@ struct Counter {
 impl Counter {
     fn requests(&mut self) -> u64 {
         self.asked += 1;
-        let answer = self.client.send("GET", "/status", &[], b"").expect("nginx answers");
+        let answer = self
+            .client
+            .send("GET", "/status", &[], b"")
+            .expect("nginx answers");
         let numbers = answer.body.lines().nth(2).unwrap_or_default().to_owned();
-        let all = numbers.split_whitespace().nth(2).and_then(|word| word.parse::<u64>().ok());
+        let all = numbers
+            .split_whitespace()
+            .nth(2)
+            .and_then(|word| word.parse::<u64>().ok());
         all.unwrap_or_else(|| panic!("nginx on {} says: {}", self.port, answer.body)) - self.asked
     }
 }
@@ -72,7 +78,11 @@ fn one_post_each() -> (f64, f64) {
             if there >= expected {
                 break;
             }
-            assert!(Instant::now() < end, "{there} of {expected} POSTs: {}", windlass.log());
+            assert!(
+                Instant::now() < end,
+                "{there} of {expected} POSTs: {}",
+                windlass.log()
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
         assert_eq!(publisher.join().sent, count);
@@ -94,7 +104,9 @@ pub(crate) fn posts(rounds: usize) -> Vec<Row> {
             progress(&format!("round {} of {rounds}", round + 1));
             let mqtt = qos1(MESSAGES);
             let (http, rate) = one_post_each();
-            progress(&format!("HTTP: {http:.2} us/in, {rate:.0} in/s; MQTT QoS 1: {mqtt:.2} us/in"));
+            progress(&format!(
+                "HTTP: {http:.2} us/in, {rate:.0} in/s; MQTT QoS 1: {mqtt:.2} us/in"
+            ));
             (mqtt, http, rate)
         })
         .collect();
