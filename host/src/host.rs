@@ -231,6 +231,7 @@ impl Host {
                         id: change.id.to_string(),
                         status: change.status.to_owned(),
                         err: change.err.unwrap_or_default(),
+                        warnings: change.warnings,
                     }),
                     () = over.cancelled() => return,
                 };

@@ -30,6 +30,7 @@ impl Snapshot {
             id: row.id.clone(),
             status: row.status.clone(),
             err: row.err.clone(),
+            warnings: row.warnings.clone(),
         });
         let rules = self.rules.iter().map(|row| Change::Rule {
             id: row.id.clone(),
@@ -136,6 +137,9 @@ pub enum Change {
         status: String,
         /// Why it is not up; empty while it is.
         err: String,
+        /// What should be looked at though it works.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        warnings: Vec<String>,
     },
     /// A rule's status, or the reason for it.
     Rule {
@@ -238,6 +242,7 @@ mod tests {
             id: "plant".into(),
             status: "connected".into(),
             err: String::new(),
+            warnings: Vec::new(),
         };
         assert_eq!(
             serde_json::to_string(&change).unwrap(),

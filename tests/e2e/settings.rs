@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use windlass_tests::load::{Publish, Subscriber};
 use windlass_tests::machine::{long, short_or_long, wait_until};
 use windlass_tests::manifest::{Manifest, publish_to};
 use windlass_tests::oracle::{Flow, median, passes, ranges};
-use windlass_tests::windlass::Windlass;
+use windlass_tests::windlass::{Windlass, command};
 
 /// What half of all messages pass.
 pub(crate) const WARM: &str = "SELECT * FROM demo WHERE temperature > 50";
@@ -117,4 +118,12 @@ pub(crate) fn expect_alive(port: u16, topic: &str, far: &Subscriber, fresh: u64)
     wait_until(Duration::from_secs(5), "a fresh message passes", || {
         far.ledger().has(number)
     });
+}
+
+/// The dead letters, as JSON, one after the other.
+pub(crate) fn letters(windlass: &Windlass) -> Vec<Value> {
+    let data = windlass.data().display().to_string();
+    let said = command(&["deadletters", "ls", "--data", &data, "--json"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    said.json()
 }

@@ -19,7 +19,7 @@ use windlass_tests::postgres::Postgres;
 use windlass_tests::windlass::{Windlass, command};
 
 use crate::guests::built;
-use crate::settings::START;
+use crate::settings::{START, letters};
 
 /// For what takes no longer than a second on an idle machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -99,14 +99,6 @@ impl Lite {
             .trim_end()
             .to_owned()
     }
-}
-
-/// The dead letters, as JSON, one after the other.
-pub(crate) fn letters(windlass: &Windlass) -> Vec<Value> {
-    let data = windlass.data().display().to_string();
-    let said = command(&["deadletters", "ls", "--data", &data, "--json"]);
-    assert_eq!(said.code, Some(0), "{said:?}");
-    said.json()
 }
 
 /// What psql prints, as the other clients do.

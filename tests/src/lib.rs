@@ -9,6 +9,7 @@
 //! | [`postgres`], [`mariadb`] | real databases |
 //! | [`bridge`] | the yardstick of the benchmark |
 //! | [`pusher`] | clients that push by HTTP |
+//! | [`nginx`], [`httpd`] | a real HTTP server, and one that fails on purpose |
 //! | [`peer`] | the other side of nng and of WebSockets, by their own libraries |
 //! | [`load`], [`wire`] | publishers and subscribers on a codec of their own |
 //! | [`oracle`] | numbered payloads; what was lost, doubled, disordered, changed, late |
@@ -18,11 +19,13 @@
 
 pub mod bridge;
 pub mod certificates;
+pub mod httpd;
 pub mod load;
 pub mod machine;
 pub mod manifest;
 pub mod mariadb;
 pub mod mosquitto;
+pub mod nginx;
 pub mod oracle;
 pub mod peer;
 pub mod postgres;

@@ -110,6 +110,8 @@ struct Seen {
     rules: HashMap<String, (String, String)>,
     /// When, whose, status and err of every change of a connection.
     changes: Vec<(Instant, String, String, String)>,
+    /// Every warning of a connection that was ever shown.
+    warnings: Vec<(String, String)>,
     metrics: Value,
     metrics_count: u64,
     listening: Option<Instant>,
@@ -362,6 +364,14 @@ impl Windlass {
         lock(&self.seen).changes.clone()
     }
 
+    /// Every warning of a connection that was shown since the start.
+    #[must_use]
+    pub fn warnings(&self, id: &str) -> Vec<String> {
+        let seen = lock(&self.seen);
+        let own = seen.warnings.iter().filter(|(whose, _)| whose == id);
+        own.map(|(_, warning)| warning.clone()).collect()
+    }
+
     /// Waits until a connection has this status; answers its err.
     ///
     /// # Panics
@@ -505,6 +515,10 @@ fn enter(shared: &Shared, line: &str) {
                 .insert(text("id"), (text("status"), text("err")));
             seen.changes
                 .push((Instant::now(), text("id"), text("status"), text("err")));
+            let warnings = event.get("warnings").and_then(Value::as_array);
+            for warning in warnings.into_iter().flatten().filter_map(Value::as_str) {
+                seen.warnings.push((text("id"), warning.to_owned()));
+            }
         }
         Some("rule") => {
             seen.rules

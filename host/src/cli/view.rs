@@ -164,8 +164,18 @@ impl View for LinesView {
 
 fn change_line(change: &Change) -> String {
     match change {
-        Change::Connection { id, status, err } => {
-            with_reason(format!("connection  {id}  {status}"), err)
+        Change::Connection {
+            id,
+            status,
+            err,
+            warnings,
+        } => {
+            let reason = if err.is_empty() {
+                warnings.join("; ")
+            } else {
+                err.clone()
+            };
+            with_reason(format!("connection  {id}  {status}"), &reason)
         }
         Change::Rule {
             id,
@@ -302,6 +312,7 @@ mod tests {
             id: "plant".into(),
             status: "disconnected".into(),
             err: "connection refused".into(),
+            warnings: Vec::new(),
         };
         assert_eq!(
             change_line(&change),

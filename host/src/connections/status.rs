@@ -136,6 +136,8 @@ pub(super) enum Event<'a> {
     },
     /// It got new properties: what was known of the old link does not count.
     Replaced,
+    /// It works, and what the operator should read has changed.
+    Warned,
     /// It was stopped.
     Closed,
 }
@@ -151,6 +153,8 @@ pub struct StatusChange {
     pub status: &'static str,
     /// Why it is not up.
     pub err: Option<String>,
+    /// What the operator should read though it works.
+    pub warnings: Vec<String>,
 }
 
 /// Where changes of one listed connection are told.
@@ -205,6 +209,7 @@ impl Publisher {
                 id: Arc::clone(&feed.id),
                 status: status.word(),
                 err: status.err.clone(),
+                warnings: status.warnings.clone(),
             }
         };
         // Nobody may be listening.
@@ -233,15 +238,27 @@ impl Publisher {
         self.sender.send_modify(|status| {
             before = status.state;
             let shown = (status.word(), status.err.clone());
+            let warned = status.warnings.clone();
             apply(status, event, scrub, now_ms());
             status.peer = peer.or_else(|| status.peer.take());
             status.warnings = warnings;
-            shows = shown != (status.word(), status.err.clone());
+            shows = shown != (status.word(), status.err.clone()) || warned != status.warnings;
         });
         if shows {
             self.tell_now();
         }
-        self.log(before);
+        if matches!(event, Event::Warned) {
+            self.log_warnings();
+        } else {
+            self.log(before);
+        }
+    }
+
+    fn log_warnings(&self) {
+        let status = self.sender.borrow();
+        for warning in &status.warnings {
+            tracing::warn!(connection = &*self.name, "{warning}");
+        }
     }
 
     fn log(&self, before: State) {
@@ -276,6 +293,7 @@ fn apply(status: &mut Status, event: &Event<'_>, scrub: &Scrubber, now: u64) {
     status.next_attempt_ms = None;
     match event {
         Event::Held => status.state = State::Waiting,
+        Event::Warned => {}
         Event::Dial => {
             status.state = if status.was_up {
                 State::Reconnecting

@@ -34,11 +34,13 @@ pub fn apply(
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
-    // What is rendered per message is the host's business: the guest sees the message.
+    // What is rendered into the subject is the host's business: the guest sees the message. What goes into
+    // a header stays, so that the guest knows which.
     properties.retain(|name, value| {
         let rendered = schema
             .pointer(&pointer_to("/properties", name))
-            .is_some_and(|property| property.get(RENDER).is_some());
+            .and_then(|property| property.get(RENDER))
+            .is_some_and(|place| place == "subject");
         !(rendered && is_template(value))
     });
     Ok(Value::Object(properties).to_string())

@@ -2,7 +2,7 @@
 //! one for each.
 
 use windlass_connector::sql::Client;
-use windlass_connector::{Batch, Columns, Dialect, Error, Kind, Rejection, Sink};
+use windlass_connector::{Batch, Dialect, Error, Kind, Rejection, Sink};
 
 use crate::plan::{Config, Plan, Shape, messages_of};
 
@@ -28,7 +28,7 @@ impl Sink for SqlSink {
         let columns = batch.columns();
         let mut plan = Plan::new(&self.shape);
         let mut rejections = Vec::new();
-        for (message, (payload, subject)) in (0..).zip(contents(&columns)) {
+        for (message, (payload, subject)) in (0..).zip(columns.contents()) {
             if let Err(why) = plan.add(message, payload, subject) {
                 rejections.push(Error::permanent("row", why).at(message));
             }
@@ -54,40 +54,5 @@ impl Sink for SqlSink {
             break;
         }
         Ok(rejections)
-    }
-}
-
-/// Each message's payload and subject.
-fn contents(columns: &Columns) -> impl Iterator<Item = (&[u8], &str)> {
-    columns.each().enumerate().map(|(number, payload)| {
-        let subject = columns
-            .subject_of
-            .get(number)
-            .and_then(|place| usize::try_from(*place).ok())
-            .unwrap_or(0);
-        (
-            payload,
-            columns.subjects.get(subject).map_or("", String::as_str),
-        )
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn contents_are_cut_where_the_columns_say() {
-        let mut columns = Columns {
-            payloads: b"abcd".to_vec(),
-            ends: vec![1, 1, 4],
-            subjects: vec!["x".to_owned(), "y".to_owned()],
-            subject_of: vec![1, 0, 1],
-        };
-        let all: Vec<_> = contents(&columns).collect();
-        assert_eq!(all, [(&b"a"[..], "y"), (b"", "x"), (b"bcd", "y")]);
-        columns.subjects.clear();
-        columns.subject_of.clear();
-        assert!(contents(&columns).all(|(_, subject)| subject.is_empty()));
     }
 }

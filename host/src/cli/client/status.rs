@@ -190,9 +190,9 @@ impl States {
         let mut changes = Vec::new();
         for change in snapshot.states() {
             let (key, state) = match &change {
-                Change::Connection { id, status, err } => {
-                    ((true, id.clone()), (status.clone(), err.clone()))
-                }
+                Change::Connection {
+                    id, status, err, ..
+                } => ((true, id.clone()), (status.clone(), err.clone())),
                 Change::Rule {
                     id,
                     status,

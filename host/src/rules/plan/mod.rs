@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 pub use self::alone::{Alone, alone};
 pub use self::guest::schema;
-use self::guest::schema_properties;
+use self::guest::{Given, schema_properties};
 use super::engine::TENANT;
 use super::output::{Addressed, OutputPlan, Place, Rendered, dynamic_properties};
 use super::query::{Field, Format, Query, StreamStatement};
@@ -119,6 +119,8 @@ pub enum Reach {
 
 /// The mark in a connector's schema of a property that the host renders per message.
 const RENDER: &str = "x-windlass-render";
+/// The mark of a common property of actions that the connector wants to know too.
+const SHARED: &str = "x-windlass-shared";
 
 /// The conf key whose properties hold for all streams of its type.
 const DEFAULT: &str = "default";
@@ -384,11 +386,12 @@ impl Planner<'_> {
                 .unwrap_or_else(|| pointer.to_owned())
         };
         self.whose = format!("stream \"{}\"", statement.name);
+        let divided = self.divided(&connector, &statement.typ, &mut props, &place);
         let guest = self.guest(
             connector,
             &statement.typ,
             Role::Source,
-            props,
+            Given { props, divided },
             pointer,
             &place,
         )?;
@@ -481,18 +484,25 @@ impl Planner<'_> {
                 None
             }
         };
-        let own = connector
-            .as_ref()
-            .map(|c| schema_properties(&schema(c, Role::Sink)))
-            .unwrap_or_default();
+        let schema = connector.as_ref().map(|c| schema(c, Role::Sink));
+        let own = schema.as_ref().map(schema_properties).unwrap_or_default();
+        // What is shared goes through the output steps, and the connector gets it too.
+        let shared = |name: &&str| {
+            let place = pointer_to("/properties", name);
+            let property = schema.as_ref().and_then(|schema| schema.pointer(&place));
+            property.is_some_and(|property| property.get(SHARED) == Some(&Value::Bool(true)))
+        };
         let kept: Vec<&str> = own.iter().map(String::as_str).collect();
+        let (shared, kept): (Vec<&str>, Vec<&str>) = kept.into_iter().partition(shared);
         let output = match OutputPlan::from_properties(&props, &kept) {
             Ok(planned) => {
                 for warning in planned.warnings {
                     self.warn(&format!("{}{}", def.pointer, warning.at), warning.message);
                 }
                 for name in &planned.consumed {
-                    props.remove(name);
+                    if !shared.contains(&name.as_str()) {
+                        props.remove(name);
+                    }
                 }
                 Some(planned.plan)
             }
@@ -511,7 +521,9 @@ impl Planner<'_> {
             .unwrap_or_default()
             .to_owned();
         self.whose = format!("action \"{name}\" of rule \"{}\"", rule.id);
-        let guest = self.guest(connector, &def.typ, Role::Sink, props, &def.pointer, &at)?;
+        let divided = self.divided(&connector, &def.typ, &mut props, &at);
+        let given = Given { props, divided };
+        let guest = self.guest(connector, &def.typ, Role::Sink, given, &def.pointer, &at)?;
         let mut spill = spill?;
         for warning in &spill.warnings {
             self.warn(
@@ -530,7 +542,8 @@ impl Planner<'_> {
         })
     }
 
-    /// The properties that are rendered for each message. None after a mistake.
+    /// The properties that are rendered for each message: into its subject, or into headers named
+    /// `<property>`, or `<property>/<key>` for a text of an object. None after a mistake.
     fn rendered(
         &mut self,
         connector: &Connector,
@@ -547,7 +560,7 @@ impl Planner<'_> {
                 return None;
             }
         };
-        let mut all = Vec::new();
+        let mut all = self.rendered_objects(&schema, props, pointer)?;
         for (name, rendered) in found {
             let render = schema
                 .pointer(&pointer_to("/properties", &name))
@@ -571,6 +584,40 @@ impl Planner<'_> {
             all.push(Addressed { rendered, place });
         }
         Some(all)
+    }
+
+    /// The texts inside of objects that are rendered into headers.
+    fn rendered_objects(
+        &mut self,
+        schema: &Value,
+        props: &Map<String, Value>,
+        pointer: &str,
+    ) -> Option<Vec<Addressed>> {
+        let (mut all, before) = (Vec::new(), self.errors.len());
+        for (name, value) in props {
+            let render = schema
+                .pointer(&pointer_to("/properties", name))
+                .and_then(|own| own.get(RENDER));
+            let Value::Object(object) = value else {
+                continue;
+            };
+            if render.and_then(Value::as_str) != Some("header") {
+                continue;
+            }
+            match dynamic_properties(object, &[]) {
+                Ok(found) => all.extend(found.into_iter().map(|(key, rendered)| Addressed {
+                    rendered,
+                    place: Place::Header(format!("{name}/{key}")),
+                })),
+                Err(errors) => {
+                    let at = pointer_to(pointer, name);
+                    for error in errors {
+                        self.error(&format!("{at}{}", error.at), error.message);
+                    }
+                }
+            }
+        }
+        (self.errors.len() == before).then_some(all)
     }
 
     /// A connector by its name: one of the manifest, else a bundled one.
