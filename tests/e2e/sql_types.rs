@@ -10,7 +10,8 @@ use windlass_tests::postgres::Postgres;
 use windlass_tests::windlass::{Windlass, command};
 
 use crate::settings::START;
-use crate::sql::{Lite, SOON, answers, copy, letters, reading};
+use crate::settings::letters;
+use crate::sql::{Lite, SOON, answers, copy, reading};
 
 fn lines(file: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
