@@ -214,6 +214,7 @@ mod tests {
             id: "c".into(),
             status: "connected".into(),
             err: String::new(),
+            warnings: Vec::new(),
         };
         assert!(!filter.wants(&connection) && Filter::default().wants(&connection));
         let error = Filter::read(Some("kind=rules")).unwrap_err();

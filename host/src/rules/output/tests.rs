@@ -45,13 +45,6 @@ fn run(properties: Value, sql: &str, payloads: &[&str]) -> (Vec<String>, Output)
 
 const ALL: &str = "SELECT * FROM s";
 
-fn subject(text: &str) -> Rendered {
-    Rendered {
-        property: DynamicProperty::parse(text).unwrap(),
-        place: RenderPlace::Subject,
-    }
-}
-
 #[test]
 fn whole_messages_pass_as_the_very_same_batch_and_the_very_same_bytes() {
     let plan = planned(json!({"sendSingle": true})).plan;
@@ -234,17 +227,18 @@ fn of_a_message_with_a_row_that_fails_nothing_is_sent() {
 
 #[test]
 fn rendered_texts_go_to_the_subject_and_to_headers_in_place_of_what_was_there() {
-    let header = |name: &str, text: &str| Rendered {
-        property: DynamicProperty::parse(text).unwrap(),
-        place: RenderPlace::Header(name.to_owned()),
+    let header = |name: &str, text: &str| Addressed {
+        rendered: Rendered::Text(DynamicProperty::parse(text).unwrap()),
+        place: Place::Header(name.to_owned()),
     };
-    let dynamic = [
+    let dynamic = vec![
         subject("{{.a}}"),
         header("headers/X", "x{{.a}}"),
         header("m", "{{.b.c}}"),
     ];
     let row = br#"{"a":7,"b":{"c":"z"}}"#;
-    let texts = super::render(&dynamic, row).unwrap();
+    let plan = planned(json!({})).plan.with_dynamic(dynamic);
+    let texts = plan.render_dynamic(row).unwrap();
     let message = Message {
         headers: vec![
             ("m".to_owned(), "theirs".to_owned()),
@@ -253,14 +247,14 @@ fn rendered_texts_go_to_the_subject_and_to_headers_in_place_of_what_was_there() 
         .into(),
         ..Message::new("p")
     };
-    let put = put_rendered(message, &dynamic, texts);
+    let put = plan.address(message, texts);
     assert_eq!(&*put.subject, "7");
     let pairs = [("n", "n"), ("headers/X", "x7"), ("m", "z")];
     assert_eq!(
         put.headers.pairs(),
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned()))
     );
-    assert!(super::render(&dynamic, b"{}").is_err());
+    assert!(plan.render_dynamic(b"{}").is_err());
 }
 
 #[test]
