@@ -125,7 +125,7 @@ impl System {
 
 /// User and system time of this process (proc(5): fields 14 and 15 of `/proc/self/stat`, in ticks of
 /// which Linux shows 100 a second on every machine).
-fn cpu_seconds() -> Option<f64> {
+pub(super) fn cpu_seconds() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     // The name in parentheses may hold anything; behind it stands field 3.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
@@ -133,8 +133,8 @@ fn cpu_seconds() -> Option<f64> {
     Some((ticks()? + ticks()?) / 100.0)
 }
 
-/// A line `Name:  123 kB` of one of the kernel's files.
-fn kilobytes(file: &str, name: &str) -> Option<u64> {
+/// The number in a line `Name:  123 kB` of one of the kernel's files.
+pub(super) fn kilobytes(file: &str, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()

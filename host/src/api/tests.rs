@@ -50,7 +50,9 @@ async fn server(limits: ApiLimits, auth: Option<AuthConfig>, more: Router) -> Se
         ..ApiConfig::default()
     };
     let stop = CancellationToken::new();
-    let router = routes(view).merge(more);
+    let router = system::routes(Arc::clone(&view))
+        .merge(events::routes(view))
+        .merge(more);
     Server {
         api: serve(config, router, stop.clone()).await.unwrap(),
         stop,
