@@ -17,6 +17,7 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
+use utoipa::OpenApi;
 
 use super::auth::Identity;
 use super::error::ApiError;
@@ -25,6 +26,10 @@ use crate::snapshot::{ConnectionRow, GuestRow, OperatorRow, QueueRow, RuleRow, S
 
 /// What Prometheus asks for first.
 const OPEN_METRICS: &str = "application/openmetrics-text";
+
+#[derive(OpenApi)]
+#[openapi(paths(metrics))]
+pub(super) struct Doc;
 
 /// The routes, over this view.
 pub fn routes(view: Arc<dyn View>) -> Router {
@@ -43,9 +48,18 @@ struct Source {
 }
 
 /// Everything that the host counts, for Prometheus.
-#[utoipa::path(get, path = "/metrics", tag = "system", responses(
-    (status = 200, body = String, content_type = "text/plain", description = "The text format of Prometheus, or OpenMetrics where that is asked for")))]
-pub(super) async fn metrics(
+#[utoipa::path(
+    get, path = "/metrics", tag = "system",
+    responses(
+        (
+            status = 200,
+            body = String,
+            content_type = "text/plain",
+            description = "The text format of Prometheus, or OpenMetrics where that is asked for",
+        ),
+    ),
+)]
+async fn metrics(
     State(source): State<Source>,
     identity: Identity,
     headers: HeaderMap,
@@ -164,16 +178,18 @@ impl Page {
             "Seconds since REST was opened",
             up,
         )?;
-        let none = |value| (Labels::new(), value);
-        let cpu = cpu_seconds().map(none);
+        fn bare<V>(value: V) -> (Labels<'static>, V) {
+            (Labels::new(), value)
+        }
+        let cpu = cpu_seconds().map(bare);
         out.counter("process_cpu_seconds", "Seconds on the processor", cpu)?;
-        let resident = kilobytes("/proc/self/status", "VmRSS:").map(|kb| none(kb * 1024));
+        let resident = kilobytes("/proc/self/status", "VmRSS:").map(|kb| bare(kb * 1024));
         out.gauge("process_resident_memory_bytes", "Bytes resident", resident)?;
-        let threads = kilobytes("/proc/self/status", "Threads:").map(none);
+        let threads = kilobytes("/proc/self/status", "Threads:").map(bare);
         out.gauge("process_threads", "Threads", threads)?;
         let files = std::fs::read_dir("/proc/self/fd")
             .ok()
-            .map(|all| none(all.count() as u64));
+            .map(|all| bare(all.count() as u64));
         out.gauge(
             "process_open_fds",
             "Open file handles, sockets among them",
@@ -183,14 +199,6 @@ impl Page {
 
     fn connections(&self, out: &mut Out<'_>) -> fmt::Result {
         let rows = || self.snapshot.connections.iter();
-        let labels = |row: &ConnectionRow| -> Labels<'_> {
-            let named = if row.is_named { "true" } else { "false" };
-            vec![
-                ("connection", &row.id),
-                ("type", &row.typ),
-                ("named", named),
-            ]
-        };
         out.gauge(
             "kuiper_conn_status_gauge",
             "Named connections: 1 connected, 0 connecting, -1 disconnected",
@@ -201,7 +209,7 @@ impl Page {
         out.gauge(
             "windlass_connection_status",
             "All connections: 1 connected, 0 connecting, -1 disconnected",
-            rows().map(|row| (labels(row), i64::from(row.metric))),
+            rows().map(|row| (connection(row), i64::from(row.metric))),
         )?;
         let at = self.snapshot.at_ms;
         #[expect(
@@ -212,25 +220,25 @@ impl Page {
         out.gauge(
             "windlass_connection_state_seconds",
             "How long it has been in this state",
-            rows().map(|row| (labels(row), seconds(at.saturating_sub(row.since_ms)))),
+            rows().map(|row| (connection(row), seconds(at.saturating_sub(row.since_ms)))),
         )?;
         out.gauge(
             "windlass_connection_attempts",
             "Attempts to dial since it was last up",
-            rows().map(|row| (labels(row), row.attempts)),
+            rows().map(|row| (connection(row), row.attempts)),
         )?;
         out.gauge(
             "windlass_connection_next_attempt_seconds",
             "Back-off: until the next attempt; only while one is waited for",
             rows().filter_map(|row| {
                 let next = row.next_attempt_ms?;
-                Some((labels(row), seconds(next.saturating_sub(at))))
+                Some((connection(row), seconds(next.saturating_sub(at))))
             }),
         )?;
         out.gauge(
             "windlass_connection_users",
             "Rules that use it",
-            rows().map(|row| (labels(row), row.users.len() as u64)),
+            rows().map(|row| (connection(row), row.users.len() as u64)),
         )?;
         type Count = fn(&ConnectionRow) -> u64;
         let counters: [(&str, &str, Count); 8] = [
@@ -276,7 +284,7 @@ impl Page {
             ),
         ];
         for (name, help, count) in counters {
-            out.counter(name, help, rows().map(|row| (labels(row), count(row))))?;
+            out.counter(name, help, rows().map(|row| (connection(row), count(row))))?;
         }
         Ok(())
     }
@@ -508,6 +516,16 @@ impl Page {
         }
         Ok(())
     }
+}
+
+/// Our labels of a connection.
+fn connection(row: &ConnectionRow) -> Labels<'_> {
+    let named = if row.is_named { "true" } else { "false" };
+    vec![
+        ("connection", &row.id),
+        ("type", &row.typ),
+        ("named", named),
+    ]
 }
 
 /// eKuiper's labels of an operator.

@@ -8,6 +8,7 @@
 //! | [`auth`] | who asks, and what he may do |
 //! | [`error`], [`json`], [`etag`], [`extract`] | what goes in and out |
 //! | [`system`], [`events`], [`metrics`] | what the host says of itself |
+//! | [`openapi`] | the description of all that, from the handlers |
 //! | [`connections`], [`metadata`], [`streams`], [`rules`], [`connectors`], [`deadletters`], [`transfer`] | the resources, over the [`crate::catalog`] |
 //!
 //! A request goes: head within 10 s ([`crate::connections::listener`]), guard, authentication, its
@@ -49,6 +50,7 @@ pub mod guard;
 pub mod json;
 pub mod metadata;
 pub mod metrics;
+pub mod openapi;
 mod refused;
 pub mod rules;
 pub mod streams;
@@ -215,6 +217,7 @@ pub async fn serve(
 /// All routes: those that show the host, and one line for each resource.
 pub fn routes(view: Arc<dyn View>, catalog: &Catalog) -> Router {
     system::routes(Arc::clone(&view))
+        .merge(openapi::routes())
         .merge(metrics::routes(Arc::clone(&view)))
         .merge(events::routes(view))
         .merge(connections::routes(catalog.clone()))

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
-use utoipa::ToSchema;
+use utoipa::{OpenApi, ToSchema};
 
 use super::auth::{Identity, TENANT};
 use super::json::Json;
@@ -26,6 +26,10 @@ pub trait View: Send + Sync + fmt::Debug + 'static {
     /// Changes of its states from now on.
     fn changes(&self, tenant: &str) -> broadcast::Receiver<Change>;
 }
+
+#[derive(OpenApi)]
+#[openapi(paths(information, ping, healthz, readyz))]
+pub(super) struct Doc;
 
 /// The routes, over this view.
 pub fn routes(view: Arc<dyn View>) -> Router {
@@ -84,8 +88,11 @@ struct Information {
 }
 
 /// The host and its process.
-#[utoipa::path(get, post, path = "/", tag = "system", security(()),
-    responses((status = 200, body = Information)))]
+#[utoipa::path(
+    method(get, post), path = "/", tag = "system",
+    security(()),
+    responses((status = 200, body = Information)),
+)]
 async fn information(State(system): State<System>) -> Json<Information> {
     let os = match std::env::consts::OS {
         "macos" => "darwin",
@@ -141,15 +148,21 @@ pub(super) fn kilobytes(file: &str, name: &str) -> Option<u64> {
 }
 
 /// Whether the server answers.
-#[utoipa::path(get, path = "/ping", tag = "system", security(()),
-    responses((status = 200, description = "It does; the body is empty")))]
+#[utoipa::path(
+    get, path = "/ping", tag = "system",
+    security(()),
+    responses((status = 200, description = "It does; the body is empty")),
+)]
 async fn ping() -> StatusCode {
     StatusCode::OK
 }
 
 /// Whether the process lives: if not, only a restart helps.
-#[utoipa::path(get, path = "/healthz", tag = "system", security(()),
-    responses((status = 200, body = String, content_type = "text/plain", example = "ok")))]
+#[utoipa::path(
+    get, path = "/healthz", tag = "system",
+    security(()),
+    responses((status = 200, body = String, content_type = "text/plain", example = "ok")),
+)]
 async fn healthz() -> &'static str {
     "ok"
 }
@@ -181,10 +194,14 @@ struct NotUp {
 }
 
 /// Whether everything is up that should be.
-#[utoipa::path(get, path = "/readyz", tag = "system", security(()), responses(
-    (status = 200, body = Readiness),
-    (status = 503, body = Readiness, description = "Some things are not up"),
-))]
+#[utoipa::path(
+    get, path = "/readyz", tag = "system",
+    security(()),
+    responses(
+        (status = 200, body = Readiness),
+        (status = 503, body = Readiness, description = "Some things are not up"),
+    ),
+)]
 async fn readyz(State(system): State<System>, identity: Option<Extension<Identity>>) -> Response {
     let tenant = identity
         .as_ref()

@@ -122,12 +122,6 @@ impl Queue {
         }
     }
 
-    /// Since when the oldest message waits.
-    #[must_use]
-    pub fn oldest(&self) -> Option<Instant> {
-        self.state.lock().items.front().map(|item| item.since)
-    }
-
     /// Waits until the queue becomes full (or has become so since the last call).
     pub async fn pressed(&self) {
         self.pressed.notified().await;
