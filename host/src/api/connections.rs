@@ -77,6 +77,7 @@ async fn show(
 
 /// A definition as a body gives it.
 #[derive(ToSchema)]
+#[schema(as = Connection)]
 struct Given {
     /// Letters, digits, `_`, `-`.
     #[schema(example = "plant")]

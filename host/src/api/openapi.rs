@@ -20,6 +20,7 @@ use utoipa::openapi::{ContentBuilder, ObjectBuilder, Ref, RefOr, Required, Respo
 use super::error::Envelope;
 use super::{
     connections, connectors, deadletters, events, metadata, metrics, rules, streams, system,
+    transfer,
 };
 
 /// The scheme under which tokens are described.
@@ -38,6 +39,7 @@ const TOKEN: &str = "token";
         (name = "rules"),
         (name = "connectors", description = "WebAssembly components, those of the host and those of users"),
         (name = "dead letters", description = "Messages that could not be delivered, and why"),
+        (name = "import and export", description = "In the shapes of eKuiper"),
         (name = "events", description = "States as they change"),
         (name = "system"),
     ),
@@ -94,6 +96,7 @@ fn document() -> utoipa::openapi::OpenApi {
         .merge_from(rules::Doc::openapi())
         .merge_from(connectors::Doc::openapi())
         .merge_from(deadletters::Doc::openapi())
+        .merge_from(transfer::Doc::openapi())
         .merge_from(events::Doc::openapi())
         .merge_from(metrics::Doc::openapi())
         .merge_from(system::Doc::openapi());
