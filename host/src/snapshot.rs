@@ -63,6 +63,8 @@ pub struct ConnectionRow {
     pub attempts: u64,
     /// When it is dialled next, milliseconds since the Unix epoch; None: not waiting.
     pub next_attempt_ms: Option<u64>,
+    /// How often it came up.
+    pub sessions: u64,
     /// Messages received.
     pub messages_in: u64,
     /// Messages that the other side has taken.
@@ -109,8 +111,121 @@ pub struct RuleRow {
     pub dead_letters: u64,
     /// What should be looked at though it works.
     pub warnings: Vec<String>,
+    /// Its source, its query and its actions, in the order of the way of a message.
+    pub operators: Vec<OperatorRow>,
     /// eKuiper's flat names, `source_demo_0_records_in_total` and so on.
     pub metrics: Map<String, Value>,
+}
+
+/// One step of a rule. Times are in milliseconds since the Unix epoch, 0 for never.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperatorRow {
+    /// `source`, `op` or `sink`.
+    pub kind: &'static str,
+    /// The stream, `query`, or the action: `<type>_<place>`.
+    pub name: String,
+    /// Further names under which eKuiper shows a source: `<connection>/<datasource>`.
+    pub aliases: Vec<String>,
+    /// Messages that came in.
+    pub records_in: u64,
+    /// Messages that went on.
+    pub records_out: u64,
+    /// Messages that are done with.
+    pub processed: u64,
+    /// Microseconds from read to settled, of the last read that settled.
+    pub latency_us: u64,
+    /// Messages that wait in memory.
+    pub buffered: u64,
+    /// When it last had something to do.
+    pub last_invocation_ms: u64,
+    /// Failures.
+    pub exceptions: u64,
+    /// The last of them.
+    pub last_exception: String,
+    /// When that was.
+    pub last_exception_ms: u64,
+    /// Comparisons and functions on values of the wrong type; of a query alone.
+    pub type_errors: u64,
+    /// The lowest status of its connections; None: a query.
+    pub link: Option<LinkRow>,
+    /// What its reads wait for; of a source alone.
+    pub settlement: Option<SettlementRow>,
+    /// Its queues; of an action alone.
+    pub queue: Option<QueueRow>,
+    /// What its connector costs; None: a query.
+    pub guest: Option<GuestRow>,
+}
+
+/// The state of an operator's connections together.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkRow {
+    /// The lowest status: 1, 0, -1. Without any connection: 1.
+    pub metric: i8,
+    /// When it last came up.
+    pub last_connected_ms: Option<u64>,
+    /// When it was last lost.
+    pub last_disconnected_ms: Option<u64>,
+    /// When it was last tried.
+    pub last_try_ms: Option<u64>,
+    /// Why it is not up.
+    pub err: String,
+}
+
+/// How a source's reads become final.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SettlementRow {
+    /// Reads that are not final.
+    pub open_reads: u64,
+    /// How long the oldest of them has waited, in milliseconds; None: none waits.
+    pub oldest_ms: Option<u64>,
+    /// Microseconds from read to final, of all reads together.
+    pub sum_us: u64,
+    /// Reads by the time they took: the upper bound in seconds, and how many were below it and not
+    /// below the one before. The last bound is infinite.
+    pub times: Vec<(f64, u64)>,
+}
+
+/// What waits for an action.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueRow {
+    /// How long the oldest message in memory has waited, in milliseconds; None: none waits.
+    pub oldest_ms: Option<u64>,
+    /// Messages on disk.
+    pub disk_messages: u64,
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+    /// Messages moved to disk.
+    pub spilled: u64,
+    /// Messages dropped for want of room.
+    pub dropped: u64,
+    /// Dead letters since the rule started.
+    pub dead_letters: u64,
+    /// Why upstream waits for it, while it does.
+    pub blocked: Option<String>,
+}
+
+/// What a connector's instances have cost since the rule started.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GuestRow {
+    /// Calls.
+    pub calls: u64,
+    /// Calls that ended in a trap.
+    pub traps: u64,
+    /// Calls that took too long.
+    pub overtime: u64,
+    /// Instances made.
+    pub instances: u64,
+    /// Bytes of memory of the present instance.
+    pub memory_bytes: u64,
+    /// Nanoseconds on the processor.
+    pub cpu_ns: u64,
+    /// Nanoseconds that calls have waited.
+    pub wait_ns: u64,
 }
 
 /// One result of a query.

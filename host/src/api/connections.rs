@@ -7,8 +7,9 @@ use axum::routing::{get, post};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::{IntoParams, OpenApi, ToSchema};
 
-use super::error::{ApiError, Code};
+use super::error::{ApiError, Code, Envelope};
 use super::etag::{Conditions, etag};
 use super::extract::{Path, Query, flag};
 use super::json::{Json, RawJson, words};
@@ -17,6 +18,10 @@ use crate::catalog::{Catalog, TENANT};
 use crate::connections::Properties;
 use crate::connections::pool::{ConnectionDef, PoolError};
 use crate::names::validate_id;
+
+#[derive(OpenApi)]
+#[openapi(paths(list, show, create, replace, remove, check))]
+pub(super) struct Doc;
 
 /// The routes, over this catalog.
 pub fn routes(catalog: Catalog) -> Router {
@@ -27,17 +32,38 @@ pub fn routes(catalog: Catalog) -> Router {
         .with_state(catalog)
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Listing {
     /// `true`: those that rules brought along too.
     #[serde(rename = "forceAll")]
     force_all: Option<String>,
 }
 
+/// All connections, by id.
+#[utoipa::path(
+    get, path = "/connections", tag = "connections",
+    params(Listing),
+    responses(
+        (
+            status = 200,
+            body = Vec<Object>,
+            description = "id, typ, props (secrets masked), isNamed, status, err, and what it counts",
+        ),
+    ),
+)]
 async fn list(State(catalog): State<Catalog>, Query(listing): Query<Listing>) -> Response {
     Json(catalog.connections(flag(listing.force_all.as_deref()))).into_response()
 }
 
+/// One connection. Reading it never touches the network.
+#[utoipa::path(
+    get, path = "/connections/{id}", tag = "connections",
+    params(("id" = String, Path)),
+    responses(
+        (status = 200, body = Object, description = "As in the list; its revision as `ETag`"),
+    ),
+)]
 async fn show(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
@@ -50,9 +76,17 @@ async fn show(
 }
 
 /// A definition as a body gives it.
+#[derive(ToSchema)]
+#[schema(as = Connection)]
 struct Given {
+    /// Letters, digits, `_`, `-`.
+    #[schema(example = "plant")]
     id: String,
+    /// Its type.
+    #[schema(example = "mqtt")]
     typ: String,
+    /// The type's properties.
+    #[schema(value_type = Object, example = json!({"server": "tcp://127.0.0.1:1883"}))]
     props: Properties,
 }
 
@@ -97,6 +131,12 @@ pub(super) fn kind_of(value: &Value) -> &'static str {
     }
 }
 
+/// Makes a named connection, which dials at once and for ever.
+#[utoipa::path(
+    post, path = "/connections", tag = "connections",
+    request_body = Given,
+    responses((status = 201, body = String, content_type = "text/plain", example = "success")),
+)]
 async fn create(
     State(catalog): State<Catalog>,
     RawJson { value, .. }: RawJson,
@@ -116,6 +156,16 @@ async fn create(
     Ok(([etag(revision)], words(StatusCode::CREATED, "success")).into_response())
 }
 
+/// Gives a connection new properties, live; or leaves it as it was and says why.
+#[utoipa::path(
+    put, path = "/connections/{id}", tag = "connections",
+    params(("id" = String, Path)),
+    request_body = Given,
+    responses(
+        (status = 200, body = String, content_type = "text/plain", example = "success"),
+        (status = 412, body = Envelope, description = "It was changed since"),
+    ),
+)]
 async fn replace(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
@@ -141,6 +191,15 @@ async fn replace(
     Ok(([etag(revision)], words(StatusCode::OK, "success")).into_response())
 }
 
+/// Deletes a connection that no rule uses. One that is not there is deleted already.
+#[utoipa::path(
+    delete, path = "/connections/{id}", tag = "connections",
+    params(("id" = String, Path)),
+    responses(
+        (status = 200, body = String, content_type = "text/plain", example = "success"),
+        (status = 412, body = Envelope, description = "It was changed since"),
+    ),
+)]
 async fn remove(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
@@ -160,6 +219,11 @@ async fn remove(
 }
 
 /// Dials a connection that is not up, now, and answers how that ended.
+#[utoipa::path(
+    post, path = "/connections/{id}/check", tag = "connections",
+    params(("id" = String, Path)),
+    responses((status = 200, body = Object, description = "It is up")),
+)]
 async fn check(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,

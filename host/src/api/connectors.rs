@@ -6,9 +6,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::StatusCode;
 use serde_json::{Value, json};
+use utoipa::OpenApi;
 
 use super::body_limit;
-use super::error::{ApiError, Code};
+use super::error::{ApiError, Code, Envelope};
 use super::etag::{Conditions, etag};
 use super::extract::Path;
 use super::json::{Json, Raw, words};
@@ -17,6 +18,10 @@ use crate::catalog::{Catalog, ConnectorInfo};
 
 /// Bytes of the largest component: those of Python are 18 MB.
 const LARGEST: usize = 128 * 1024 * 1024;
+
+#[derive(OpenApi)]
+#[openapi(paths(list, show, replace, remove))]
+pub(super) struct Doc;
 
 /// The routes, over this catalog.
 pub fn routes(catalog: Catalog) -> Router {
@@ -52,6 +57,17 @@ fn shown(info: &ConnectorInfo, whole: bool) -> Value {
     value
 }
 
+/// All connectors.
+#[utoipa::path(
+    get, path = "/connectors", tag = "connectors",
+    responses(
+        (
+            status = 200,
+            body = Vec<Object>,
+            description = "name, bundled, digest, bytes, version, roles, slots, who uses it",
+        ),
+    ),
+)]
 async fn list(State(catalog): State<Catalog>) -> Response {
     let mut list = Vec::new();
     for name in catalog.connector_names() {
@@ -63,6 +79,12 @@ async fn list(State(catalog): State<Catalog>) -> Response {
     Json(list).into_response()
 }
 
+/// One connector, with the JSON Schema of its configuration.
+#[utoipa::path(
+    get, path = "/connectors/{name}", tag = "connectors",
+    params(("name" = String, Path)),
+    responses((status = 200, body = Object)),
+)]
 async fn show(
     State(catalog): State<Catalog>,
     Path(name): Path<String>,
@@ -72,6 +94,29 @@ async fn show(
     Ok(([etag(info.revision)], Json(shown(&info, true))).into_response())
 }
 
+/// Uploads a component, also in the place of one that rules use.
+#[utoipa::path(
+    method(put, post), path = "/connectors/{name}", tag = "connectors",
+    params(("name" = String, Path)),
+    request_body(content = String, content_type = "application/wasm"),
+    responses(
+        (
+            status = 200,
+            description = "It was replaced",
+            body = String,
+            content_type = "text/plain",
+            example = "success",
+        ),
+        (
+            status = 201,
+            description = "It is new",
+            body = String,
+            content_type = "text/plain",
+            example = "success",
+        ),
+        (status = 412, body = Envelope, description = "It was changed since"),
+    ),
+)]
 async fn replace(
     State(catalog): State<Catalog>,
     Path(name): Path<String>,
@@ -93,6 +138,15 @@ async fn replace(
     Ok(([etag(revision)], words(status, "success")).into_response())
 }
 
+/// Deletes a connector that nothing uses.
+#[utoipa::path(
+    delete, path = "/connectors/{name}", tag = "connectors",
+    params(("name" = String, Path)),
+    responses(
+        (status = 200, body = String, content_type = "text/plain", example = "success"),
+        (status = 412, body = Envelope, description = "It was changed since"),
+    ),
+)]
 async fn remove(
     State(catalog): State<Catalog>,
     Path(name): Path<String>,

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::{IntoParams, OpenApi};
 
 use super::error::{ApiError, Code};
 use super::extract::{Path, Query};
@@ -19,6 +20,10 @@ const PAGE: u32 = 100;
 /// Letters of one answer at most.
 const MOST: u32 = 1000;
 
+#[derive(OpenApi)]
+#[openapi(paths(list, show, remove, resend, remove_all, resend_all))]
+pub(super) struct Doc;
+
 /// The routes, over this catalog.
 pub fn routes(catalog: Catalog) -> Router {
     Router::new()
@@ -30,7 +35,8 @@ pub fn routes(catalog: Catalog) -> Router {
 }
 
 /// Which letters; all conditions must hold.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Filter {
     rule: Option<String>,
     action: Option<String>,
@@ -81,6 +87,12 @@ fn missing(id: i64) -> ApiError {
     ApiError::not_found(format!("there is no dead letter {id}"))
 }
 
+/// Dead letters, a page of them.
+#[utoipa::path(
+    get, path = "/deadletters", tag = "dead letters",
+    params(Filter),
+    responses((status = 200, body = Object, description = "total, next (for `after`), letters")),
+)]
 async fn list(
     State(catalog): State<Catalog>,
     Query(filter): Query<Filter>,
@@ -108,12 +120,24 @@ async fn list(
     Ok(Json(json!({ "total": total, "next": next, "letters": letters })).into_response())
 }
 
+/// One dead letter with its payload.
+#[utoipa::path(
+    get, path = "/deadletters/{id}", tag = "dead letters",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Object)),
+)]
 async fn show(State(catalog): State<Catalog>, Path(id): Path<i64>) -> Result<Response, ApiError> {
     let kept = catalog.store().letter(TENANT, id).await.map_err(failed)?;
     let kept = kept.ok_or_else(|| missing(id))?;
     Ok(Json(kept.to_json()).into_response())
 }
 
+/// Deletes a dead letter.
+#[utoipa::path(
+    delete, path = "/deadletters/{id}", tag = "dead letters",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Object, description = "removed")),
+)]
 async fn remove(State(catalog): State<Catalog>, Path(id): Path<i64>) -> Result<Response, ApiError> {
     let removed = catalog
         .store()
@@ -126,6 +150,12 @@ async fn remove(State(catalog): State<Catalog>, Path(id): Path<i64>) -> Result<R
     Ok(Json(json!({ "removed": removed })).into_response())
 }
 
+/// Marks a dead letter to be sent again.
+#[utoipa::path(
+    post, path = "/deadletters/{id}/resend", tag = "dead letters",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Object, description = "resend")),
+)]
 async fn resend(State(catalog): State<Catalog>, Path(id): Path<i64>) -> Result<Response, ApiError> {
     let known = catalog.store().letter(TENANT, id).await.map_err(failed)?;
     known.ok_or_else(|| missing(id))?;
@@ -164,6 +194,12 @@ async fn change_all(catalog: &Catalog, filter: &Filter, change: Change) -> Resul
     }
 }
 
+/// Deletes all dead letters that the query takes.
+#[utoipa::path(
+    delete, path = "/deadletters", tag = "dead letters",
+    params(Filter),
+    responses((status = 200, body = Object, description = "removed")),
+)]
 async fn remove_all(
     State(catalog): State<Catalog>,
     Query(filter): Query<Filter>,
@@ -172,6 +208,12 @@ async fn remove_all(
     Ok(Json(json!({ "removed": removed })).into_response())
 }
 
+/// Marks all dead letters that the query takes to be sent again.
+#[utoipa::path(
+    post, path = "/deadletters/resend", tag = "dead letters",
+    params(Filter),
+    responses((status = 200, body = Object, description = "resend")),
+)]
 async fn resend_all(
     State(catalog): State<Catalog>,
     Query(filter): Query<Filter>,

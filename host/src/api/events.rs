@@ -17,7 +17,7 @@ use http::{HeaderName, HeaderValue};
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
-use utoipa::IntoParams;
+use utoipa::{IntoParams, OpenApi};
 
 use super::Stopping;
 use super::auth::Identity;
@@ -33,6 +33,10 @@ const ALIVE: Duration = Duration::from_secs(15);
 const KINDS: [&str; 2] = ["connection", "rule"];
 /// Values of one parameter; nobody names more.
 const MOST: usize = 256;
+
+#[derive(OpenApi)]
+#[openapi(paths(events))]
+pub(super) struct Doc;
 
 /// The routes, over this view.
 pub fn routes(view: Arc<dyn View>) -> Router {
@@ -96,12 +100,20 @@ impl Filter {
 /// States of connections and rules as they change (server-sent events). `event` is `connection` or
 /// `rule` with its state; `synced` after the present states; `resync` when some changes were missed and
 /// all states follow again.
-#[utoipa::path(get, path = "/events", tag = "events", params(Filter), responses(
-    (status = 200, body = String, content_type = "text/event-stream",
-        example = "event: connection\ndata: {\"event\":\"connection\",\"id\":\"plant\",\"status\":\"connected\",\"err\":\"\"}\n\n"),
-    (status = 400, body = Envelope),
-    (status = 503, body = Envelope, description = "Too many are listening"),
-))]
+#[utoipa::path(
+    get, path = "/events", tag = "events",
+    params(Filter),
+    responses(
+        (
+            status = 200,
+            body = String,
+            content_type = "text/event-stream",
+            example = "event: connection\ndata: {\"event\":\"connection\",\"id\":\"plant\",\"status\":\"connected\",\"err\":\"\"}\n\n",
+        ),
+        (status = 400, body = Envelope),
+        (status = 503, body = Envelope, description = "Too many are listening"),
+    ),
+)]
 async fn events(
     State(source): State<Source>,
     RawQuery(query): RawQuery,

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use http::StatusCode;
 use serde_json::{Value, json};
+use utoipa::OpenApi;
 
 use super::connections::kind_of;
 use super::error::{ApiError, Code};
@@ -16,6 +17,10 @@ use super::refused::refused;
 use crate::catalog::{Catalog, ConfKeyKind, TENANT};
 use crate::connections::Properties;
 use crate::connections::registry::Registry;
+
+#[derive(OpenApi)]
+#[openapi(paths(names, conf_keys, put_conf_key, delete_conf_key, check))]
+pub(super) struct Doc;
 
 /// The routes, over this catalog.
 pub fn routes(catalog: Catalog) -> Router {
@@ -49,6 +54,12 @@ impl Kind {
     }
 }
 
+/// Names of connectors with that role, or of connection types.
+#[utoipa::path(
+    get, path = "/metadata/{kind}", tag = "conf keys",
+    params(("kind" = String, Path, description = "`sources`, `sinks`, `connections`")),
+    responses((status = 200, body = Vec<Object>)),
+)]
 async fn names(
     State(catalog): State<Catalog>,
     Path(kind): Path<String>,
@@ -79,6 +90,14 @@ async fn names(
     Ok(Json(list).into_response())
 }
 
+/// Conf keys of a type, with their properties.
+#[utoipa::path(
+    get, path = "/metadata/{kind}/yaml/{type}", tag = "conf keys",
+    params(("kind" = String, Path), ("type" = String, Path)),
+    responses(
+        (status = 200, body = Object, description = "Properties by conf key, secrets masked"),
+    ),
+)]
 async fn conf_keys(
     State(catalog): State<Catalog>,
     Path((kind, typ)): Path<(String, String)>,
@@ -100,6 +119,13 @@ fn properties(value: Value) -> Result<Properties, ApiError> {
     }
 }
 
+/// Makes or changes a conf key.
+#[utoipa::path(
+    put, path = "/metadata/{kind}/{type}/confKeys/{key}", tag = "conf keys",
+    params(("kind" = String, Path), ("type" = String, Path), ("key" = String, Path)),
+    request_body = Object,
+    responses((status = 200, description = "Done; the body is empty")),
+)]
 async fn put_conf_key(
     State(catalog): State<Catalog>,
     Path((kind, typ, key)): Path<(String, String, String)>,
@@ -115,6 +141,12 @@ async fn put_conf_key(
     Ok(StatusCode::OK)
 }
 
+/// Deletes a conf key. One that is not there is deleted already.
+#[utoipa::path(
+    delete, path = "/metadata/{kind}/{type}/confKeys/{key}", tag = "conf keys",
+    params(("kind" = String, Path), ("type" = String, Path), ("key" = String, Path)),
+    responses((status = 200, description = "Done; the body is empty")),
+)]
 async fn delete_conf_key(
     State(catalog): State<Catalog>,
     Path((kind, typ, key)): Path<(String, String, String)>,
@@ -135,6 +167,15 @@ async fn delete_conf_key(
 }
 
 /// Dials once with these properties; nothing is kept of it.
+#[utoipa::path(
+    post, path = "/metadata/{kind}/connection/{type}", tag = "conf keys",
+    params(
+        ("kind" = String, Path, description = "`sources`, `sinks`, `lookups`, `connections`"),
+        ("type" = String, Path),
+    ),
+    request_body = Object,
+    responses((status = 200, description = "It comes up; the body is empty")),
+)]
 async fn check(
     State(catalog): State<Catalog>,
     Path((kind, typ)): Path<(String, String)>,

@@ -7,7 +7,8 @@
 //! | [`guard`] | who may speak to the port at all: `Host`, `Origin`, which address |
 //! | [`auth`] | who asks, and what he may do |
 //! | [`error`], [`json`], [`etag`], [`extract`] | what goes in and out |
-//! | [`system`], [`events`] | what the host says of itself |
+//! | [`system`], [`events`], [`metrics`] | what the host says of itself |
+//! | [`openapi`] | the description of all that, from the handlers |
 //! | [`connections`], [`metadata`], [`streams`], [`rules`], [`connectors`], [`deadletters`], [`transfer`] | the resources, over the [`crate::catalog`] |
 //!
 //! A request goes: head within 10 s ([`crate::connections::listener`]), guard, authentication, its
@@ -48,6 +49,8 @@ pub mod extract;
 pub mod guard;
 pub mod json;
 pub mod metadata;
+pub mod metrics;
+pub mod openapi;
 mod refused;
 pub mod rules;
 pub mod streams;
@@ -214,6 +217,8 @@ pub async fn serve(
 /// All routes: those that show the host, and one line for each resource.
 pub fn routes(view: Arc<dyn View>, catalog: &Catalog) -> Router {
     system::routes(Arc::clone(&view))
+        .merge(openapi::routes())
+        .merge(metrics::routes(Arc::clone(&view)))
         .merge(events::routes(view))
         .merge(connections::routes(catalog.clone()))
         .merge(metadata::routes(catalog.clone()))

@@ -7,13 +7,40 @@ use axum::routing::{get, post, put};
 use http::{HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::{IntoParams, OpenApi, ToSchema};
 
-use super::error::{ApiError, Code};
+use super::error::{ApiError, Code, Envelope};
 use super::etag::{Conditions, etag};
 use super::extract::{Path, Query};
 use super::json::{Json, Raw, RawJson, words};
 use super::refused::{conditional, conditions_failed, refused};
 use crate::catalog::{Catalog, CatalogError};
+
+#[derive(OpenApi)]
+#[openapi(paths(
+    list,
+    create,
+    validate,
+    show,
+    replace,
+    remove,
+    start,
+    stop,
+    restart,
+    status,
+    status_v2,
+    all_statuses,
+    topology,
+    explain,
+    reset_state,
+    set_tags,
+    add_tags,
+    remove_tags,
+    tagged,
+    bulk_start,
+    bulk_stop
+))]
+pub(super) struct Doc;
 
 /// The routes, over this catalog.
 pub fn routes(catalog: Catalog) -> Router {
@@ -48,6 +75,13 @@ fn wrong(error: CatalogError) -> ApiError {
     refused(error, Code::Rule)
 }
 
+/// All rules with their status, by id.
+#[utoipa::path(
+    get, path = "/rules", tag = "rules",
+    responses(
+        (status = 200, body = Vec<Object>, description = "id, name, status, version, trace, tags"),
+    ),
+)]
 async fn list(State(catalog): State<Catalog>) -> Response {
     let rules = catalog.rules().into_iter();
     let list: Vec<Value> = rules
@@ -65,6 +99,19 @@ async fn list(State(catalog): State<Catalog>) -> Response {
     Json(list).into_response()
 }
 
+/// Makes a rule, and starts it unless it says `triggered: false`.
+#[utoipa::path(
+    post, path = "/rules", tag = "rules",
+    request_body = Object,
+    responses(
+        (
+            status = 201,
+            body = String,
+            content_type = "text/plain",
+            example = "Rule hot was created successfully.",
+        ),
+    ),
+)]
 async fn create(
     State(catalog): State<Catalog>,
     RawJson { value, .. }: RawJson,
@@ -77,6 +124,15 @@ async fn create(
     Ok(words(StatusCode::CREATED, text))
 }
 
+/// Whether a rule could be made.
+#[utoipa::path(
+    post, path = "/rules/validate", tag = "rules",
+    request_body = Object,
+    responses(
+        (status = 200, body = Object, description = "sources, valid, warnings"),
+        (status = 422, body = String, content_type = "text/plain", description = "Why not"),
+    ),
+)]
 async fn validate(State(catalog): State<Catalog>, RawJson { value, .. }: RawJson) -> Response {
     match catalog.validate_rule(value).await {
         Ok((stream, warnings)) => {
@@ -92,6 +148,15 @@ async fn validate(State(catalog): State<Catalog>, RawJson { value, .. }: RawJson
     }
 }
 
+/// One rule, as it was given.
+#[utoipa::path(
+    get, path = "/rules/{id}", tag = "rules",
+    params(("id" = String, Path)),
+    responses(
+        (status = 200, body = Object, description = "Secrets are masked"),
+        (status = 304, description = "As the client has it"),
+    ),
+)]
 async fn show(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
@@ -104,6 +169,21 @@ async fn show(
     Ok(([etag(revision)], Json(rule)).into_response())
 }
 
+/// Changes a rule, or makes it.
+#[utoipa::path(
+    put, path = "/rules/{id}", tag = "rules",
+    params(("id" = String, Path)),
+    request_body = Object,
+    responses(
+        (
+            status = 200,
+            body = String,
+            content_type = "text/plain",
+            example = "Rule hot was updated successfully.",
+        ),
+        (status = 412, body = Envelope, description = "It was changed since"),
+    ),
+)]
 async fn replace(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
@@ -122,6 +202,15 @@ async fn replace(
     Ok(words(StatusCode::OK, text))
 }
 
+/// Deletes a rule with its queues.
+#[utoipa::path(
+    delete, path = "/rules/{id}", tag = "rules",
+    params(("id" = String, Path)),
+    responses(
+        (status = 200, body = String, content_type = "text/plain", example = "Rule hot is dropped."),
+        (status = 412, body = Envelope, description = "It was changed since"),
+    ),
+)]
 async fn remove(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
@@ -135,6 +224,14 @@ async fn remove(
     Ok(words(StatusCode::OK, format!("Rule {id} is dropped.")))
 }
 
+/// Starts a rule.
+#[utoipa::path(
+    post, path = "/rules/{id}/start", tag = "rules",
+    params(("id" = String, Path)),
+    responses(
+        (status = 200, body = String, content_type = "text/plain", example = "Rule hot was started"),
+    ),
+)]
 async fn start(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
@@ -143,6 +240,19 @@ async fn start(
     Ok(words(StatusCode::OK, format!("Rule {id} was started")))
 }
 
+/// Stops a rule.
+#[utoipa::path(
+    post, path = "/rules/{id}/stop", tag = "rules",
+    params(("id" = String, Path)),
+    responses(
+        (
+            status = 200,
+            body = String,
+            content_type = "text/plain",
+            example = "Rule hot was stopped.",
+        ),
+    ),
+)]
 async fn stop(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
@@ -151,6 +261,19 @@ async fn stop(
     Ok(words(StatusCode::OK, format!("Rule {id} was stopped.")))
 }
 
+/// Stops a rule and starts it.
+#[utoipa::path(
+    post, path = "/rules/{id}/restart", tag = "rules",
+    params(("id" = String, Path)),
+    responses(
+        (
+            status = 200,
+            body = String,
+            content_type = "text/plain",
+            example = "Rule hot was restarted",
+        ),
+    ),
+)]
 async fn restart(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
@@ -166,6 +289,18 @@ fn pretty(value: &Value) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
+/// A rule's state and its counters, flat.
+#[utoipa::path(
+    get, path = "/rules/{id}/status", tag = "rules",
+    params(("id" = String, Path)),
+    responses(
+        (
+            status = 200,
+            body = Object,
+            description = "eKuiper's names: `source_demo_0_records_in_total` and so on",
+        ),
+    ),
+)]
 async fn status(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
@@ -175,6 +310,11 @@ async fn status(
 }
 
 /// eKuiper's second form: the same counters as objects by operator.
+#[utoipa::path(
+    get, path = "/v2/rules/{id}/status", tag = "rules",
+    params(("id" = String, Path)),
+    responses((status = 200, body = Object)),
+)]
 async fn status_v2(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
@@ -210,6 +350,11 @@ fn by_operator(name: &str) -> Option<(String, String)> {
     Some((format!("{operator}_0"), metric.to_owned()))
 }
 
+/// States of all rules, by id.
+#[utoipa::path(
+    get, path = "/rules/status/all", tag = "rules",
+    responses((status = 200, body = Object)),
+)]
 async fn all_statuses(State(catalog): State<Catalog>) -> Response {
     let mut all = Map::new();
     for rule in catalog.rules() {
@@ -233,6 +378,12 @@ async fn all_statuses(State(catalog): State<Catalog>) -> Response {
     Json(all).into_response()
 }
 
+/// The way of a message through a rule.
+#[utoipa::path(
+    get, path = "/rules/{id}/topo", tag = "rules",
+    params(("id" = String, Path)),
+    responses((status = 200, body = Object, description = "sources, edges")),
+)]
 async fn topology(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
@@ -247,6 +398,12 @@ async fn topology(
     .into_response())
 }
 
+/// The same as text.
+#[utoipa::path(
+    get, path = "/rules/{id}/explain", tag = "rules",
+    params(("id" = String, Path)),
+    responses((status = 200, body = String, content_type = "text/plain")),
+)]
 async fn explain(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
@@ -265,6 +422,13 @@ async fn explain(
     Ok(words(StatusCode::OK, text))
 }
 
+/// Sets where a source goes on.
+#[utoipa::path(
+    put, path = "/rules/{id}/reset_state", tag = "rules",
+    params(("id" = String, Path)),
+    request_body = Object,
+    responses((status = 200, body = String, content_type = "text/plain", example = "success")),
+)]
 async fn reset_state(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
@@ -302,12 +466,19 @@ async fn reset_state(
 }
 
 /// Tags as a body gives them.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 struct Tags {
     #[serde(default)]
     tags: Vec<String>,
 }
 
+/// Gives a rule these tags and no others.
+#[utoipa::path(
+    put, path = "/rules/{id}/tags", tag = "rules",
+    params(("id" = String, Path)),
+    request_body = Tags,
+    responses((status = 200, description = "Done; the body is empty")),
+)]
 async fn set_tags(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
@@ -318,6 +489,13 @@ async fn set_tags(
     Ok(StatusCode::OK)
 }
 
+/// Gives a rule these tags too.
+#[utoipa::path(
+    patch, path = "/rules/{id}/tags", tag = "rules",
+    params(("id" = String, Path)),
+    request_body = Tags,
+    responses((status = 200, description = "Done; the body is empty")),
+)]
 async fn add_tags(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
@@ -334,6 +512,13 @@ async fn add_tags(
     Ok(StatusCode::OK)
 }
 
+/// Takes these tags away.
+#[utoipa::path(
+    delete, path = "/rules/{id}/tags", tag = "rules",
+    params(("id" = String, Path)),
+    request_body = Tags,
+    responses((status = 200, description = "Done; the body is empty")),
+)]
 async fn remove_tags(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
@@ -344,12 +529,24 @@ async fn remove_tags(
     Ok(StatusCode::OK)
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Wanted {
     /// Separated by commas; a body `{"tags": [...]}` does the same.
     tags: Option<String>,
 }
 
+/// Ids of the rules that have all of these tags.
+#[utoipa::path(
+    get, path = "/rules/tags/match", tag = "rules",
+    params(Wanted),
+    responses(
+        (status = 200, body = Vec<String>),
+        (status = 408, body = Envelope),
+        (status = 413, body = Envelope),
+        (status = 415, body = Envelope),
+    ),
+)]
 async fn tagged(
     State(catalog): State<Catalog>,
     Query(wanted): Query<Wanted>,
@@ -373,6 +570,12 @@ async fn tagged(
     Ok(Json(catalog.tagged(&tags)).into_response())
 }
 
+/// Starts the rules that have all of these tags.
+#[utoipa::path(
+    post, path = "/rules/bulkstart", tag = "rules",
+    request_body = Tags,
+    responses((status = 200, body = Vec<Object>, description = "id, success, error")),
+)]
 async fn bulk_start(State(catalog): State<Catalog>, Json(given): Json<Tags>) -> Response {
     let mut done = Vec::new();
     for id in catalog.tagged(&given.tags) {
@@ -382,6 +585,12 @@ async fn bulk_start(State(catalog): State<Catalog>, Json(given): Json<Tags>) -> 
     Json(done).into_response()
 }
 
+/// Stops the rules that have all of these tags.
+#[utoipa::path(
+    post, path = "/rules/bulkstop", tag = "rules",
+    request_body = Tags,
+    responses((status = 200, body = Vec<Object>, description = "id, success, error")),
+)]
 async fn bulk_stop(State(catalog): State<Catalog>, Json(given): Json<Tags>) -> Response {
     let mut done = Vec::new();
     for id in catalog.tagged(&given.tags) {

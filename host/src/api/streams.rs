@@ -7,13 +7,32 @@ use axum::routing::get;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::{IntoParams, OpenApi, ToSchema};
 
-use super::error::{ApiError, Code};
+use super::error::{ApiError, Code, Envelope};
 use super::etag::{Conditions, etag};
 use super::extract::{Path, Query, flag};
 use super::json::{Json, words};
 use super::refused::{conditional, conditions_failed, refused};
 use crate::catalog::{Catalog, CatalogError};
+
+#[derive(OpenApi)]
+#[openapi(paths(
+    list,
+    details,
+    show,
+    schema,
+    create,
+    replace,
+    remove,
+    list_tables,
+    details_of_tables,
+    refuse_table,
+    show_table,
+    replace_table,
+    remove_table
+))]
+pub(super) struct Doc;
 
 /// The routes, over this catalog.
 pub fn routes(catalog: Catalog) -> Router {
@@ -22,23 +41,24 @@ pub fn routes(catalog: Catalog) -> Router {
         .route("/streamdetails", get(details))
         .route("/streams/{name}", get(show).put(replace).delete(remove))
         .route("/streams/{name}/schema", get(schema))
-        .route("/tables", get(no_tables).post(refuse_table))
-        .route("/tabledetails", get(no_tables))
+        .route("/tables", get(list_tables).post(refuse_table))
+        .route("/tabledetails", get(details_of_tables))
         .route(
             "/tables/{name}",
-            get(no_table).put(no_table).delete(no_table),
+            get(show_table).put(replace_table).delete(remove_table),
         )
         .with_state(catalog)
 }
 
 /// A statement as a body gives it.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct Statement {
     /// `CREATE STREAM ...`.
     sql: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Removal {
     /// `true`: also one that rules refer to.
     force: Option<String>,
@@ -48,11 +68,21 @@ fn missing(name: &str) -> ApiError {
     ApiError::not_found(format!("stream {name} is not found"))
 }
 
+/// Names of all streams.
+#[utoipa::path(
+    get, path = "/streams", tag = "streams",
+    responses((status = 200, body = Vec<String>)),
+)]
 async fn list(State(catalog): State<Catalog>) -> Response {
     let names: Vec<_> = catalog.streams().into_iter().map(|one| one.name).collect();
     Json(names).into_response()
 }
 
+/// Names, types and formats of all streams.
+#[utoipa::path(
+    get, path = "/streamdetails", tag = "streams",
+    responses((status = 200, body = Vec<Object>)),
+)]
 async fn details(State(catalog): State<Catalog>) -> Response {
     let streams = catalog.streams().into_iter();
     let list: Vec<Value> = streams
@@ -61,6 +91,12 @@ async fn details(State(catalog): State<Catalog>) -> Response {
     Json(list).into_response()
 }
 
+/// One stream.
+#[utoipa::path(
+    get, path = "/streams/{name}", tag = "streams",
+    params(("name" = String, Path)),
+    responses((status = 200, body = Object), (status = 304, description = "As the client has it")),
+)]
 async fn show(
     State(catalog): State<Catalog>,
     Path(name): Path<String>,
@@ -73,6 +109,12 @@ async fn show(
     Ok(([etag(revision)], Json(stream)).into_response())
 }
 
+/// Columns of a stream, by name.
+#[utoipa::path(
+    get, path = "/streams/{name}/schema", tag = "streams",
+    params(("name" = String, Path)),
+    responses((status = 200, body = Object)),
+)]
 async fn schema(
     State(catalog): State<Catalog>,
     Path(name): Path<String>,
@@ -81,6 +123,19 @@ async fn schema(
     Ok(Json(schema).into_response())
 }
 
+/// Makes a stream from its statement.
+#[utoipa::path(
+    post, path = "/streams", tag = "streams",
+    request_body = Statement,
+    responses(
+        (
+            status = 201,
+            body = String,
+            content_type = "text/plain",
+            example = "Stream demo is created.",
+        ),
+    ),
+)]
 async fn create(
     State(catalog): State<Catalog>,
     Json(Statement { sql }): Json<Statement>,
@@ -93,6 +148,21 @@ async fn create(
     Ok(words(StatusCode::CREATED, text))
 }
 
+/// Gives a stream another statement.
+#[utoipa::path(
+    put, path = "/streams/{name}", tag = "streams",
+    params(("name" = String, Path)),
+    request_body = Statement,
+    responses(
+        (
+            status = 200,
+            body = String,
+            content_type = "text/plain",
+            example = "Stream demo is replaced.",
+        ),
+        (status = 412, body = Envelope, description = "It was changed since"),
+    ),
+)]
 async fn replace(
     State(catalog): State<Catalog>,
     Path(name): Path<String>,
@@ -110,6 +180,20 @@ async fn replace(
     Ok(words(StatusCode::OK, format!("Stream {name} is replaced.")))
 }
 
+/// Deletes a stream.
+#[utoipa::path(
+    delete, path = "/streams/{name}", tag = "streams",
+    params(("name" = String, Path), Removal),
+    responses(
+        (
+            status = 200,
+            body = String,
+            content_type = "text/plain",
+            example = "Stream demo is dropped.",
+        ),
+        (status = 412, body = Envelope, description = "It was changed since"),
+    ),
+)]
 async fn remove(
     State(catalog): State<Catalog>,
     Path(name): Path<String>,
@@ -131,14 +215,64 @@ fn wrong(error: CatalogError) -> ApiError {
     refused(error, Code::Stream)
 }
 
-async fn no_tables() -> Response {
+/// Names of all tables: there are none.
+#[utoipa::path(
+    get, path = "/tables", tag = "streams",
+    responses((status = 200, body = Vec<String>)),
+)]
+async fn list_tables() -> Response {
     Json(json!([])).into_response()
 }
 
-async fn no_table(Path(name): Path<String>) -> ApiError {
+/// The same: there are none.
+#[utoipa::path(
+    get, path = "/tabledetails", tag = "streams",
+    responses((status = 200, body = Vec<Object>)),
+)]
+async fn details_of_tables() -> Response {
+    Json(json!([])).into_response()
+}
+
+fn no_table(name: &str) -> ApiError {
     ApiError::not_found(format!("table {name} is not found"))
 }
 
+/// No table is there to be shown.
+#[utoipa::path(
+    get, path = "/tables/{name}", tag = "streams",
+    params(("name" = String, Path)),
+    responses((status = 404, body = Envelope)),
+)]
+async fn show_table(Path(name): Path<String>) -> ApiError {
+    no_table(&name)
+}
+
+/// No table is there to be changed.
+#[utoipa::path(
+    put, path = "/tables/{name}", tag = "streams",
+    params(("name" = String, Path)),
+    responses((status = 404, body = Envelope)),
+)]
+async fn replace_table(Path(name): Path<String>) -> ApiError {
+    no_table(&name)
+}
+
+/// No table is there to be deleted.
+#[utoipa::path(
+    delete, path = "/tables/{name}", tag = "streams",
+    params(("name" = String, Path)),
+    responses((status = 404, body = Envelope)),
+)]
+async fn remove_table(Path(name): Path<String>) -> ApiError {
+    no_table(&name)
+}
+
+/// Refuses a table, and says what to use instead.
+#[utoipa::path(
+    post, path = "/tables", tag = "streams",
+    request_body = Statement,
+    responses((status = 400, body = Envelope)),
+)]
 async fn refuse_table() -> ApiError {
     ApiError::bad_request(
         Code::Stream,

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
-use utoipa::ToSchema;
+use utoipa::{OpenApi, ToSchema};
 
 use super::auth::{Identity, TENANT};
 use super::json::Json;
@@ -26,6 +26,10 @@ pub trait View: Send + Sync + fmt::Debug + 'static {
     /// Changes of its states from now on.
     fn changes(&self, tenant: &str) -> broadcast::Receiver<Change>;
 }
+
+#[derive(OpenApi)]
+#[openapi(paths(information, ping, healthz, readyz))]
+pub(super) struct Doc;
 
 /// The routes, over this view.
 pub fn routes(view: Arc<dyn View>) -> Router {
@@ -84,8 +88,11 @@ struct Information {
 }
 
 /// The host and its process.
-#[utoipa::path(get, post, path = "/", tag = "system", security(()),
-    responses((status = 200, body = Information)))]
+#[utoipa::path(
+    method(get, post), path = "/", tag = "system",
+    security(()),
+    responses((status = 200, body = Information)),
+)]
 async fn information(State(system): State<System>) -> Json<Information> {
     let os = match std::env::consts::OS {
         "macos" => "darwin",
@@ -125,7 +132,7 @@ impl System {
 
 /// User and system time of this process (proc(5): fields 14 and 15 of `/proc/self/stat`, in ticks of
 /// which Linux shows 100 a second on every machine).
-fn cpu_seconds() -> Option<f64> {
+pub(super) fn cpu_seconds() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     // The name in parentheses may hold anything; behind it stands field 3.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
@@ -133,23 +140,29 @@ fn cpu_seconds() -> Option<f64> {
     Some((ticks()? + ticks()?) / 100.0)
 }
 
-/// A line `Name:  123 kB` of one of the kernel's files.
-fn kilobytes(file: &str, name: &str) -> Option<u64> {
+/// The number in a line `Name:  123 kB` of one of the kernel's files.
+pub(super) fn kilobytes(file: &str, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
 /// Whether the server answers.
-#[utoipa::path(get, path = "/ping", tag = "system", security(()),
-    responses((status = 200, description = "It does; the body is empty")))]
+#[utoipa::path(
+    get, path = "/ping", tag = "system",
+    security(()),
+    responses((status = 200, description = "It does; the body is empty")),
+)]
 async fn ping() -> StatusCode {
     StatusCode::OK
 }
 
 /// Whether the process lives: if not, only a restart helps.
-#[utoipa::path(get, path = "/healthz", tag = "system", security(()),
-    responses((status = 200, body = String, content_type = "text/plain", example = "ok")))]
+#[utoipa::path(
+    get, path = "/healthz", tag = "system",
+    security(()),
+    responses((status = 200, body = String, content_type = "text/plain", example = "ok")),
+)]
 async fn healthz() -> &'static str {
     "ok"
 }
@@ -181,10 +194,14 @@ struct NotUp {
 }
 
 /// Whether everything is up that should be.
-#[utoipa::path(get, path = "/readyz", tag = "system", security(()), responses(
-    (status = 200, body = Readiness),
-    (status = 503, body = Readiness, description = "Some things are not up"),
-))]
+#[utoipa::path(
+    get, path = "/readyz", tag = "system",
+    security(()),
+    responses(
+        (status = 200, body = Readiness),
+        (status = 503, body = Readiness, description = "Some things are not up"),
+    ),
+)]
 async fn readyz(State(system): State<System>, identity: Option<Extension<Identity>>) -> Response {
     let tenant = identity
         .as_ref()

@@ -14,10 +14,11 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use super::auth::Identity;
 use super::body_limit;
-use super::error::{ApiError, Code};
+use super::error::{ApiError, Code, Envelope};
 use super::extract::{Query, flag};
 use super::json::{Json, words};
 use crate::catalog::{Catalog, ImportMode, Imported};
@@ -25,6 +26,19 @@ use crate::config::ekuiper::{Bundle, Section, read_export};
 
 /// The largest import, in bytes.
 const LARGEST: usize = 64 * 1024 * 1024;
+
+#[derive(OpenApi)]
+#[openapi(paths(
+    export_ruleset,
+    import_ruleset,
+    export_data,
+    export_part,
+    import_data,
+    last,
+    export_yaml,
+    import_yaml
+))]
+pub(super) struct Doc;
 
 /// The routes, over this catalog.
 pub fn routes(catalog: Catalog) -> Router {
@@ -53,23 +67,28 @@ struct Transfer {
     last: Arc<Mutex<Value>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Export {
     /// `true`: with secrets.
     secrets: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Import {
     /// `1`: what is not in the import stays.
     partial: Option<String>,
 }
 
 /// An export in a body.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = Definitions)]
 struct Given {
+    /// What was exported, as text.
     #[serde(default)]
     content: String,
+    /// Not taken: this server reads no files for its clients.
     #[serde(default)]
     file: String,
 }
@@ -128,6 +147,12 @@ fn attachment(body: String) -> Response {
     (head, body).into_response()
 }
 
+/// Streams and rules, as a file.
+#[utoipa::path(
+    post, path = "/ruleset/export", tag = "import and export",
+    params(Export),
+    responses((status = 200, body = String, content_type = "application/octet-stream")),
+)]
 async fn export_ruleset(
     State(transfer): State<Transfer>,
     identity: Identity,
@@ -137,6 +162,12 @@ async fn export_ruleset(
     Ok(attachment(bundle.to_ruleset().to_string()))
 }
 
+/// Everything that is defined, as a file.
+#[utoipa::path(
+    get, path = "/data/export", tag = "import and export",
+    params(Export),
+    responses((status = 200, body = String, content_type = "application/octet-stream")),
+)]
 async fn export_data(
     State(transfer): State<Transfer>,
     identity: Identity,
@@ -146,6 +177,16 @@ async fn export_data(
     Ok(attachment(bundle.to_data().to_string()))
 }
 
+/// Some rules with all that they need, as a file.
+#[utoipa::path(
+    post, path = "/data/export", tag = "import and export",
+    params(Export),
+    request_body = Vec<String>,
+    responses(
+        (status = 200, body = String, content_type = "application/octet-stream"),
+        (status = 404, body = Envelope, description = "There is no such rule"),
+    ),
+)]
 async fn export_part(
     State(transfer): State<Transfer>,
     identity: Identity,
@@ -161,6 +202,12 @@ async fn export_part(
     Ok(attachment(part.to_data().to_string()))
 }
 
+/// Everything that is defined, as YAML.
+#[utoipa::path(
+    get, path = "/v2/data/export", tag = "import and export",
+    params(Export),
+    responses((status = 200, body = String, content_type = "application/octet-stream")),
+)]
 async fn export_yaml(
     State(transfer): State<Transfer>,
     identity: Identity,
@@ -187,6 +234,19 @@ impl Transfer {
     }
 }
 
+/// Takes in streams and rules that are not there yet.
+#[utoipa::path(
+    post, path = "/ruleset/import", tag = "import and export",
+    request_body = Given,
+    responses(
+        (
+            status = 200,
+            body = String,
+            content_type = "text/plain",
+            example = "imported 1 streams, 0 tables and 2 rules",
+        ),
+    ),
+)]
 async fn import_ruleset(
     State(transfer): State<Transfer>,
     Json(given): Json<Given>,
@@ -200,6 +260,13 @@ async fn import_ruleset(
     Ok(words(StatusCode::OK, text))
 }
 
+/// Takes in everything that is defined elsewhere; what is not in it goes, unless `partial`.
+#[utoipa::path(
+    post, path = "/data/import", tag = "import and export",
+    params(Import),
+    request_body = Given,
+    responses((status = 200, body = Object, description = "ErrorMsg, ConfigResponse")),
+)]
 async fn import_data(
     State(transfer): State<Transfer>,
     Query(import): Query<Import>,
@@ -219,6 +286,12 @@ async fn import_data(
     Err(ApiError::bad_request(Code::Undefined, answer.to_string()))
 }
 
+/// Takes in YAML; what is not in it stays.
+#[utoipa::path(
+    post, path = "/v2/data/import", tag = "import and export",
+    request_body = Given,
+    responses((status = 200, body = String, content_type = "text/plain", example = "success")),
+)]
 async fn import_yaml(
     State(transfer): State<Transfer>,
     Json(given): Json<Given>,
@@ -231,6 +304,11 @@ async fn import_yaml(
     Ok(words(StatusCode::OK, "success"))
 }
 
+/// What came of the last import.
+#[utoipa::path(
+    get, path = "/data/import/status", tag = "import and export",
+    responses((status = 200, body = Object)),
+)]
 async fn last(State(transfer): State<Transfer>) -> Response {
     Json(transfer.last.lock().clone()).into_response()
 }

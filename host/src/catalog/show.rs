@@ -47,6 +47,7 @@ pub fn connection_row(info: Info) -> ConnectionRow {
         since_ms: info.since,
         attempts: info.attempts.into(),
         next_attempt_ms: info.next_attempt,
+        sessions: info.generation,
         messages_in: traffic.messages_in,
         messages_out: traffic.messages_out,
         bytes_in: traffic.bytes_in,

@@ -229,6 +229,12 @@ impl Action {
         self.queue.messages()
     }
 
+    /// Since when the oldest of them waits.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Instant> {
+        self.queue.oldest()
+    }
+
     /// A write is under way.
     #[must_use]
     pub fn is_writing(&self) -> bool {

@@ -4,11 +4,14 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
+use super::action::Action;
 use super::engine::{Rule, RuleState};
 use super::sink::Slots;
 use crate::connections::status::Status;
-use crate::snapshot::{Row, RuleRow};
+use crate::runtime::GuestStats;
+use crate::snapshot::{GuestRow, LinkRow, OperatorRow, QueueRow, Row, RuleRow, SettlementRow};
 
 impl Rule {
     /// Its newest results, oldest first.
@@ -57,6 +60,7 @@ impl Rule {
         } else {
             state.message().to_owned()
         };
+        let operators = self.operators();
         RuleRow {
             id: self.id.clone(),
             status: state.word().to_owned(),
@@ -73,149 +77,178 @@ impl Rule {
                 .map(|action| action.progress.buried.load(Relaxed))
                 .sum(),
             warnings,
-            metrics: self.metrics(),
+            metrics: flat(&operators),
+            operators,
         }
     }
 
-    /// eKuiper's names. The source stands there under the stream's name, and where it uses a named
-    /// connection also under `<connection>/<datasource>`, as eKuiper shows it then.
-    fn metrics(&self) -> Map<String, Value> {
-        let mut all = Map::new();
+    /// Source, query, actions.
+    fn operators(&self) -> Vec<OperatorRow> {
+        let mut all = vec![self.source_row(), self.query_row()];
+        let parts = self.input.outputs.iter().zip(&self.slots).zip(&self.guests);
+        all.extend(parts.map(|((output, slots), guest)| sink_row(&output.action, slots, guest)));
+        all
+    }
+
+    /// The source stands there under the stream's name, and where it uses a named connection also
+    /// under `<connection>/<datasource>`, as eKuiper shows it then.
+    fn source_row(&self) -> OperatorRow {
         let source = &self.source.source;
         let stats = &source.stats;
         let (words, at) = stats.last_failure.lock().clone().unwrap_or_default();
         let read = stats.messages.load(Relaxed);
-        let figures = Figures {
+        let ledger = source.ledger();
+        OperatorRow {
+            kind: "source",
+            name: source.stream.clone(),
+            aliases: self.source.named.clone(),
             records_in: read,
             records_out: read,
             processed: read,
-            latency_us: source.ledger().last_latency_us(),
-            queued: 0,
-            last_invocation: stats.last_read_ms.load(Relaxed),
+            latency_us: stats.latency.last_us(),
+            last_invocation_ms: stats.last_read_ms.load(Relaxed),
             exceptions: stats.failures.load(Relaxed),
             last_exception: words,
             last_exception_ms: at,
-        };
-        let names = std::iter::once(source.stream.clone()).chain(self.source.named.iter().cloned());
-        for name in names {
-            let prefix = format!("source_{name}_0");
-            figures.write(&prefix, &mut all);
-            connection(&prefix, &self.source.slots, &mut all);
+            link: Some(link(&self.source.slots)),
+            settlement: Some(SettlementRow {
+                open_reads: ledger.open_reads() as u64,
+                oldest_ms: ledger.oldest().map(age_ms),
+                sum_us: stats.latency.sum_us(),
+                times: stats.latency.times(),
+            }),
+            guest: Some(guest_row(&self.source.guest)),
+            ..OperatorRow::default()
         }
+    }
+
+    fn query_row(&self) -> OperatorRow {
         let query = &self.input.stats;
-        all.insert(
-            "op_query_0_records_in_total".to_owned(),
-            query.messages_in.load(Relaxed).into(),
-        );
-        all.insert(
-            "op_query_0_records_out_total".to_owned(),
-            query.rows_out.load(Relaxed).into(),
-        );
-        all.insert(
-            "op_query_0_exceptions_total".to_owned(),
-            query.failures.load(Relaxed).into(),
-        );
-        all.insert(
-            "op_query_0_type_errors_total".to_owned(),
-            query.type_errors.load(Relaxed).into(),
-        );
-        let parts = self.input.outputs.iter().zip(&self.slots).zip(&self.guests);
-        for ((output, slots), guest) in parts {
-            let action = &output.action;
-            let prefix = format!("sink_{}_0", action.name);
-            let (words, at) = action
-                .progress
-                .last_failure
-                .lock()
-                .clone()
-                .unwrap_or_default();
-            let written = action.progress.written.load(Relaxed);
-            let figures = Figures {
-                records_in: action.accepted.load(Relaxed),
-                records_out: written,
-                processed: written,
-                latency_us: 0,
-                queued: action.queued() as u64,
-                last_invocation: 0,
-                exceptions: action.progress.failures.load(Relaxed),
-                last_exception: words,
-                last_exception_ms: at,
-            };
-            figures.write(&prefix, &mut all);
-            connection(&prefix, slots, &mut all);
-            let more = [
-                ("queue_depth", action.queued() as u64),
-                ("disk_messages", action.disk().len()),
-                ("disk_bytes", action.disk().bytes()),
-                ("spilled_total", action.spilled.load(Relaxed)),
-                ("dropped_total", action.dropped()),
-                ("dead_letters_total", action.progress.buried.load(Relaxed)),
-                ("traps_total", guest.traps.load(Relaxed)),
-                ("overtime_total", guest.overtime.load(Relaxed)),
-                ("instances_total", guest.instances.load(Relaxed)),
-                ("memory_bytes", guest.memory_bytes.load(Relaxed)),
-            ];
-            for (name, value) in more {
-                all.insert(format!("{prefix}_{name}"), value.into());
-            }
+        let looked_at = query.messages_in.load(Relaxed);
+        OperatorRow {
+            kind: "op",
+            name: "query".to_owned(),
+            records_in: looked_at,
+            records_out: query.rows_out.load(Relaxed),
+            processed: looked_at,
+            exceptions: query.failures.load(Relaxed),
+            type_errors: query.type_errors.load(Relaxed),
+            ..OperatorRow::default()
         }
-        all
     }
 }
 
-struct Figures {
-    records_in: u64,
-    records_out: u64,
-    processed: u64,
-    latency_us: u64,
-    queued: u64,
-    last_invocation: u64,
-    exceptions: u64,
-    last_exception: String,
-    last_exception_ms: u64,
+fn sink_row(action: &Action, slots: &Slots, guest: &GuestStats) -> OperatorRow {
+    let progress = &action.progress;
+    let (words, at) = progress.last_failure.lock().clone().unwrap_or_default();
+    let written = progress.written.load(Relaxed);
+    OperatorRow {
+        kind: "sink",
+        name: action.name.clone(),
+        records_in: action.accepted.load(Relaxed),
+        records_out: written,
+        processed: written,
+        buffered: action.queued() as u64,
+        exceptions: progress.failures.load(Relaxed),
+        last_exception: words,
+        last_exception_ms: at,
+        link: Some(link(slots)),
+        queue: Some(QueueRow {
+            oldest_ms: action.oldest().map(age_ms),
+            disk_messages: action.disk().len(),
+            disk_bytes: action.disk().bytes(),
+            spilled: action.spilled.load(Relaxed),
+            dropped: action.dropped(),
+            dead_letters: progress.buried.load(Relaxed),
+            blocked: action.blocked(),
+        }),
+        guest: Some(guest_row(guest)),
+        ..OperatorRow::default()
+    }
 }
 
-impl Figures {
-    fn write(&self, prefix: &str, all: &mut Map<String, Value>) {
-        let values = [
-            ("records_in_total", json!(self.records_in)),
-            ("records_out_total", json!(self.records_out)),
-            ("messages_processed_total", json!(self.processed)),
-            ("process_latency_us", json!(self.latency_us)),
-            ("buffer_length", json!(self.queued)),
-            ("last_invocation", json!(self.last_invocation)),
-            ("exceptions_total", json!(self.exceptions)),
-            ("last_exception", json!(self.last_exception)),
-            ("last_exception_time", json!(self.last_exception_ms)),
-        ];
-        for (name, value) in values {
-            all.insert(format!("{prefix}_{name}"), value);
-        }
+fn guest_row(stats: &GuestStats) -> GuestRow {
+    GuestRow {
+        calls: stats.calls.load(Relaxed),
+        traps: stats.traps.load(Relaxed),
+        overtime: stats.overtime.load(Relaxed),
+        instances: stats.instances.load(Relaxed),
+        memory_bytes: stats.memory_bytes.load(Relaxed),
+        cpu_ns: stats.cpu_ns.load(Relaxed),
+        wait_ns: stats.wait_ns.load(Relaxed),
     }
 }
 
 /// The lowest status of a guest's connections. A guest without any counts as connected.
-fn connection(prefix: &str, slots: &Slots, all: &mut Map<String, Value>) {
+fn link(slots: &Slots) -> LinkRow {
     let lowest = slots.lowest();
     let metric = lowest.as_ref().map_or(1, Status::metric);
     let status = lowest.unwrap_or_default();
-    let values = [
-        ("connection_status", json!(metric)),
-        (
-            "connection_last_connected_time",
-            json!(status.last_connected_ms),
-        ),
-        (
-            "connection_last_disconnected_time",
-            json!(status.last_disconnected_ms),
-        ),
-        (
-            "connection_last_disconnected_message",
-            json!(status.err.clone().unwrap_or_default()),
-        ),
-        ("connection_last_try_time", json!(status.last_try_ms)),
-    ];
-    for (name, value) in values {
-        all.insert(format!("{prefix}_{name}"), value);
+    LinkRow {
+        metric,
+        last_connected_ms: status.last_connected_ms,
+        last_disconnected_ms: status.last_disconnected_ms,
+        last_try_ms: status.last_try_ms,
+        err: status.err.unwrap_or_default(),
     }
+}
+
+fn age_ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// eKuiper's names for all of it, and further ones of ours in the same form.
+fn flat(operators: &[OperatorRow]) -> Map<String, Value> {
+    let mut all = Map::new();
+    for row in operators {
+        for name in std::iter::once(&row.name).chain(&row.aliases) {
+            let prefix = format!("{}_{name}_0", row.kind);
+            let mut enter = |name: &str, value: Value| {
+                all.insert(format!("{prefix}_{name}"), value);
+            };
+            enter("records_in_total", json!(row.records_in));
+            enter("records_out_total", json!(row.records_out));
+            let Some(link) = &row.link else {
+                enter("exceptions_total", json!(row.exceptions));
+                enter("type_errors_total", json!(row.type_errors));
+                continue;
+            };
+            enter("messages_processed_total", json!(row.processed));
+            enter("process_latency_us", json!(row.latency_us));
+            enter("buffer_length", json!(row.buffered));
+            enter("last_invocation", json!(row.last_invocation_ms));
+            enter("exceptions_total", json!(row.exceptions));
+            enter("last_exception", json!(row.last_exception));
+            enter("last_exception_time", json!(row.last_exception_ms));
+            enter("connection_status", json!(link.metric));
+            enter(
+                "connection_last_connected_time",
+                json!(link.last_connected_ms),
+            );
+            enter(
+                "connection_last_disconnected_time",
+                json!(link.last_disconnected_ms),
+            );
+            enter("connection_last_disconnected_message", json!(link.err));
+            enter("connection_last_try_time", json!(link.last_try_ms));
+            if let Some(settlement) = &row.settlement {
+                enter("unsettled_reads", json!(settlement.open_reads));
+                enter("oldest_unsettled_ms", json!(settlement.oldest_ms));
+            }
+            if let (Some(queue), Some(guest)) = (&row.queue, &row.guest) {
+                enter("queue_depth", json!(row.buffered));
+                enter("oldest_queued_ms", json!(queue.oldest_ms));
+                enter("disk_messages", json!(queue.disk_messages));
+                enter("disk_bytes", json!(queue.disk_bytes));
+                enter("spilled_total", json!(queue.spilled));
+                enter("dropped_total", json!(queue.dropped));
+                enter("dead_letters_total", json!(queue.dead_letters));
+                enter("traps_total", json!(guest.traps));
+                enter("overtime_total", json!(guest.overtime));
+                enter("instances_total", json!(guest.instances));
+                enter("memory_bytes", json!(guest.memory_bytes));
+            }
+        }
+    }
+    all
 }

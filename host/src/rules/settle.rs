@@ -53,8 +53,53 @@ struct Shared {
     /// The last read became final.
     quiet: Notify,
     settled_messages: AtomicU64,
+    latency: Arc<Latency>,
+}
+
+/// The least upper bounds of the times that are counted apart, in microseconds.
+const BOUNDS_US: [u64; 8] = [
+    1_000, 5_000, 25_000, 100_000, 500_000, 2_500_000, 10_000_000, 60_000_000,
+];
+
+/// How long reads took to become final. Counts on over all ledgers of a source.
+#[derive(Debug, Default)]
+pub struct Latency {
+    last_us: AtomicU64,
+    sum_us: AtomicU64,
+    /// One for each bound, and one for what takes longer.
+    reads: [AtomicU64; BOUNDS_US.len() + 1],
+}
+
+impl Latency {
+    fn enter(&self, us: u64) {
+        self.last_us.store(us, Ordering::Relaxed);
+        self.sum_us.fetch_add(us, Ordering::Relaxed);
+        let place = BOUNDS_US.iter().filter(|bound| us >= **bound).count();
+        if let Some(count) = self.reads.get(place) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Microseconds from read to final, of the read that became final last.
-    last_latency_us: AtomicU64,
+    #[must_use]
+    pub fn last_us(&self) -> u64 {
+        self.last_us.load(Ordering::Relaxed)
+    }
+
+    /// The same of all reads together.
+    #[must_use]
+    pub fn sum_us(&self) -> u64 {
+        self.sum_us.load(Ordering::Relaxed)
+    }
+
+    /// Upper bounds in seconds, and the reads between each and the one before.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "the bounds are small")]
+    pub fn times(&self) -> Vec<(f64, u64)> {
+        let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6);
+        let counts = self.reads.iter().map(|count| count.load(Ordering::Relaxed));
+        bounds.chain([f64::INFINITY]).zip(counts).collect()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -102,12 +147,18 @@ impl Ledger {
     /// An empty ledger.
     #[must_use]
     pub fn new() -> Self {
+        Self::timed(Arc::default())
+    }
+
+    /// An empty ledger that enters there how long its reads take.
+    #[must_use]
+    pub fn timed(latency: Arc<Latency>) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::default(),
             work: Notify::new(),
             quiet: Notify::new(),
             settled_messages: AtomicU64::new(0),
-            last_latency_us: AtomicU64::new(0),
+            latency,
         }))
     }
 
@@ -176,12 +227,6 @@ impl Ledger {
     #[must_use]
     pub fn settled_messages(&self) -> u64 {
         self.0.settled_messages.load(Ordering::Relaxed)
-    }
-
-    /// Microseconds from read to final, of the read that became final last.
-    #[must_use]
-    pub fn last_latency_us(&self) -> u64 {
-        self.0.last_latency_us.load(Ordering::Relaxed)
     }
 
     /// Waits until every read is final, or `deadline` passes. True: all are.
@@ -332,7 +377,7 @@ impl Shared {
         let us = u64::try_from(entry.read_at.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.settled_messages
             .fetch_add(entry.messages, Ordering::Relaxed);
-        self.last_latency_us.store(us, Ordering::Relaxed);
+        self.latency.enter(us);
         if let Some(takes) = entry.takes {
             takes.settle();
         }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::action::Admission;
 use super::fan::{RuleInput, UNREAD};
 use super::query::{Format, RowBatch};
-use super::settle::{Committer, Ledger, Settle, Ticket};
+use super::settle::{Committer, Latency, Ledger, Settle, Ticket};
 use crate::error::{ConnectionError, ErrorKind};
 use crate::message::Batch;
 use crate::runtime::{GuestError, Read, SourceGuest, Takes};
@@ -49,6 +49,8 @@ pub struct SourceStats {
     pub last_read_ms: AtomicU64,
     /// `finished` was answered.
     pub finished: AtomicBool,
+    /// How long its reads took to become final.
+    pub latency: Arc<Latency>,
 }
 
 /// A source and the rules that share it.
@@ -127,13 +129,14 @@ impl Source {
     /// A source of a stream, without rules yet.
     #[must_use]
     pub fn new(stream: String, format: Format) -> Self {
+        let stats = SourceStats::default();
         Self {
             stream,
-            stats: SourceStats::default(),
+            ledger: Mutex::new(Ledger::timed(Arc::clone(&stats.latency))),
+            stats,
             format,
             inputs: RwLock::default(),
             sealed: AtomicBool::new(false),
-            ledger: Mutex::new(Ledger::new()),
         }
     }
 
@@ -184,7 +187,8 @@ impl Source {
 
     /// Begins a new ledger: nothing of the one before will be acknowledged.
     pub fn renew(&self) {
-        std::mem::take(&mut *self.ledger.lock()).seal();
+        let next = Ledger::timed(Arc::clone(&self.stats.latency));
+        std::mem::replace(&mut *self.ledger.lock(), next).seal();
     }
 
     /// Reads until told to stop, and beside that settles. `opened` hears of each `open` of the guest

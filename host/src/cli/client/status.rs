@@ -267,6 +267,7 @@ fn connection_row(one: &Value) -> ConnectionRow {
         since_ms: number(one, "since"),
         attempts: number(one, "attempts"),
         next_attempt_ms: one.get("nextAttempt").and_then(Value::as_u64),
+        sessions: number(one, "generation"),
         messages_in: number(traffic, "messagesIn"),
         messages_out: number(traffic, "messagesOut"),
         bytes_in: number(traffic, "bytesIn"),
@@ -310,6 +311,7 @@ fn rule_row(id: String, status: &Value) -> RuleRow {
         dead_letters: sum("sink_", "_0_dead_letters_total"),
         warnings: texts(status, "warnings"),
         metrics,
+        ..RuleRow::default()
     }
 }
 
