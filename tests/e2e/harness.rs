@@ -63,6 +63,8 @@ fn the_bundled_connectors_keep_every_promise() {
         ("nop", &[]),
         ("neuron", &[]),
         ("websocket", &[]),
+        ("rest", &["--config", r#"{"method":"POST","path":"in"}"#]),
+        ("httppull", &["--config", r#"{"interval":20}"#]),
     ] {
         let said = check(name, more);
         assert_eq!(said.code, Some(0), "{name}: {:?}", with(&said, "failed"));

@@ -12,6 +12,8 @@ mod delivery;
 mod guests;
 mod harness;
 mod host_killed;
+mod http;
+mod http_faults;
 mod import_ekuiper;
 mod languages;
 mod nng;

@@ -10,6 +10,7 @@
 //! | [`bridge`] | the yardstick of the benchmark |
 //! | [`pusher`] | clients that push by HTTP |
 //! | [`peer`] | the other side of nng and of WebSockets, by their own libraries |
+//! | [`nginx`], [`httpd`] | a real HTTP server, and one that fails on purpose |
 //! | [`load`], [`wire`] | publishers and subscribers on a codec of their own |
 //! | [`oracle`] | numbered payloads; what was lost, doubled, disordered, changed, late |
 //! | [`toolchain`], [`tutorial`] | connectors made and built as an author does it, and as the docs say |
@@ -18,11 +19,13 @@
 
 pub mod bridge;
 pub mod certificates;
+pub mod httpd;
 pub mod load;
 pub mod machine;
 pub mod manifest;
 pub mod mariadb;
 pub mod mosquitto;
+pub mod nginx;
 pub mod oracle;
 pub mod peer;
 pub mod postgres;

@@ -21,6 +21,7 @@ use crate::message::{Batch, Rejection};
 pub mod backoff;
 pub mod dataport;
 pub mod file;
+pub mod http;
 pub mod httppush;
 pub mod inbox;
 pub mod listener;
@@ -37,6 +38,8 @@ pub mod sql;
 pub mod status;
 mod supervisor;
 pub mod takers;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 pub mod transport;
 pub mod urls;
@@ -81,6 +84,17 @@ pub trait ConnectionType: Send + Sync + 'static {
     /// is refused. None: any number may be open at once.
     fn identity(_properties: &Properties) -> Option<String> {
         None
+    }
+
+    /// Where a source or an action makes its connection itself: takes out of its properties what is
+    /// this type's though a connector may know the name too, and gives it back (of `headers` those
+    /// that never change; of a `url` with a template in it what stands before). All else that
+    /// [`ConnectionType::PROPERTIES`] names and the connector does not is taken anyway.
+    ///
+    /// # Errors
+    /// [`ConfigError`]s at `/<property>`.
+    fn divide(_properties: &mut Properties) -> Result<Properties, Vec<ConfigError>> {
+        Ok(Properties::new())
     }
 }
 
@@ -248,6 +262,15 @@ pub trait Connection: Send + Sync + fmt::Debug {
         Vec::new()
     }
 
+    /// Returns when [`Connection::warnings`] has other sentences than before, so that they are published
+    /// while the link is up. Never, unless a type has such sentences.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    async fn warned(&self) {
+        std::future::pending().await
+    }
+
     /// Publish and subscribe.
     fn messaging(&self) -> Option<&dyn Messaging> {
         None
@@ -376,19 +399,34 @@ pub trait Messaging: Send + Sync {
     ) -> Result<Vec<Rejection>, ConnectionError>;
 }
 
-/// A request below the connection's base URL. See `wit/http.wit`.
-#[derive(Clone, Debug)]
-pub struct HttpRequest {
+/// What stands before a request's body. See `wit/http.wit`.
+#[derive(Clone, Debug, Default)]
+pub struct HttpHead {
     /// The method, upper case.
     pub method: String,
     /// Path and query below the base URL.
     pub path: String,
     /// Headers of this request, beside the connection's own.
     pub headers: Vec<(String, String)>,
-    /// The body.
-    pub body: Bytes,
     /// None: as the connection is configured.
     pub timeout_ms: Option<u32>,
+}
+
+/// A request below the connection's base URL. Cheap to clone: requests that differ in their bodies
+/// only share one head, which a connection may recognise by its address.
+#[derive(Clone, Debug, Default)]
+pub struct HttpRequest {
+    /// Method, path, headers.
+    pub head: Arc<HttpHead>,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl std::ops::Deref for HttpRequest {
+    type Target = HttpHead;
+    fn deref(&self) -> &HttpHead {
+        &self.head
+    }
 }
 
 /// Any status is a response.
@@ -411,6 +449,9 @@ pub trait Http: Send + Sync {
     ///
     /// # Errors
     /// No response at all; `denied` for a path that leaves the base URL.
+    ///
+    /// # Cancel safety
+    /// The request may have arrived after the future is dropped.
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, ConnectionError>;
     /// How many requests may be under way at once on this connection.
     fn concurrency(&self) -> usize;

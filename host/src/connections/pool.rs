@@ -218,6 +218,22 @@ impl Pool {
         Some(format!("{} {endpoint}", kind.name()))
     }
 
+    /// Takes out of the properties of a source or an action what is its connection's though the
+    /// connector may know the name too: [`super::ConnectionType::divide`].
+    ///
+    /// # Errors
+    /// Mistakes, at `/<property>`.
+    pub fn divide(
+        &self,
+        typ: &str,
+        properties: &mut Properties,
+    ) -> Result<Properties, Vec<ConfigError>> {
+        match self.shared.config.registry.get(typ) {
+            Ok(kind) => kind.divide(properties),
+            Err(_unknown) => Ok(Properties::new()),
+        }
+    }
+
     /// There is such a type, or it is one that is attached to a rule.
     #[must_use]
     pub fn has_type(&self, typ: &str) -> bool {

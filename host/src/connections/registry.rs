@@ -31,6 +31,11 @@ pub trait AnyConnectionType: Send + Sync + fmt::Debug {
     fn endpoint_properties(&self) -> &'static [&'static str];
     /// [`ConnectionType::identity`].
     fn identity(&self, properties: &Properties) -> Option<String>;
+    /// [`ConnectionType::divide`].
+    ///
+    /// # Errors
+    /// All mistakes in what it looks at.
+    fn divide(&self, properties: &mut Properties) -> Result<Properties, Vec<ConfigError>>;
 }
 
 /// The erased twin of a connection type.
@@ -72,6 +77,9 @@ impl<T: ConnectionType> AnyConnectionType for Erased<T> {
     }
     fn identity(&self, properties: &Properties) -> Option<String> {
         T::identity(properties)
+    }
+    fn divide(&self, properties: &mut Properties) -> Result<Properties, Vec<ConfigError>> {
+        T::divide(properties)
     }
 }
 
@@ -145,6 +153,7 @@ macro_rules! connection_types {
 }
 
 connection_types! {
+    http::HttpServer,
     httppush::HttpPush,
     mqtt::Mqtt,
     nng::Nng,

@@ -136,6 +136,8 @@ pub(super) enum Event<'a> {
     },
     /// It got new properties: what was known of the old link does not count.
     Replaced,
+    /// It works, and what the operator should read has changed.
+    Warned,
     /// It was stopped.
     Closed,
 }
@@ -241,7 +243,18 @@ impl Publisher {
         if shows {
             self.tell_now();
         }
-        self.log(before);
+        if matches!(event, Event::Warned) {
+            self.log_warnings();
+        } else {
+            self.log(before);
+        }
+    }
+
+    fn log_warnings(&self) {
+        let status = self.sender.borrow();
+        for warning in &status.warnings {
+            tracing::warn!(connection = &*self.name, "{warning}");
+        }
     }
 
     fn log(&self, before: State) {
@@ -276,6 +289,7 @@ fn apply(status: &mut Status, event: &Event<'_>, scrub: &Scrubber, now: u64) {
     status.next_attempt_ms = None;
     match event {
         Event::Held => status.state = State::Waiting,
+        Event::Warned => {}
         Event::Dial => {
             status.state = if status.was_up {
                 State::Reconnecting

@@ -148,11 +148,14 @@ impl Supervisor {
     /// connection says goodbye, so that the goodbye can be written.
     async fn drive(&self) -> Option<ConnectionError> {
         let mut lost = std::pin::pin!(AssertUnwindSafe(self.connection.lost()).catch_unwind());
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => {}
-            lost = &mut lost => {
-                return Some(lost.unwrap_or_else(|panic| panicked(&*panic)));
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                lost = &mut lost => {
+                    return Some(lost.unwrap_or_else(|panic| panicked(&*panic)));
+                }
+                () = self.connection.warned() => self.publish(&Event::Warned),
             }
         }
         let driven = async {

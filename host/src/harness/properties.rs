@@ -8,6 +8,8 @@ use crate::runtime::Connector;
 
 /// With this keyword a property of a sink may hold a template, which the host renders.
 const RENDER: &str = "x-windlass-render";
+/// With this one the connector gets it all the same.
+const SHARED: &str = "x-windlass-shared";
 
 /// What is wrong with a property.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +40,10 @@ pub fn apply(
     properties.retain(|name, value| {
         let rendered = schema
             .pointer(&pointer_to("/properties", name))
-            .is_some_and(|property| property.get(RENDER).is_some());
+            .is_some_and(|property| {
+                // What is shared the connector gets as it was written, beside what is made of it.
+                property.get(RENDER).is_some() && property.get(SHARED) != Some(&Value::Bool(true))
+            });
         !(rendered && is_template(value))
     });
     Ok(Value::Object(properties).to_string())

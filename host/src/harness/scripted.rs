@@ -542,6 +542,7 @@ impl Sql for Scripted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connections::HttpHead;
 
     fn message(subject: &str, text: &str) -> Message {
         Message {
@@ -611,12 +612,14 @@ mod tests {
         };
         let server = Scripted::new("s", Interface::Http, script, &Arc::default());
         let send = async |method: &str, path: &str| {
-            let request = HttpRequest {
+            let head = HttpHead {
                 method: method.to_owned(),
                 path: path.to_owned(),
-                headers: Vec::new(),
-                body: bytes::Bytes::new(),
-                timeout_ms: None,
+                ..HttpHead::default()
+            };
+            let request = HttpRequest {
+                head: Arc::new(head),
+                ..HttpRequest::default()
             };
             Http::send(&*server, request)
                 .await

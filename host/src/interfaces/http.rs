@@ -1,14 +1,17 @@
 //! `wit/http.wit`: requests over a connection that was granted.
 
-use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+
 use futures_util::StreamExt as _;
 use futures_util::stream;
+use tokio::time::Instant;
 use wasmtime::component::Resource;
 
 use super::bindings::windlass::connector::http as wit;
 use super::host::Host;
 use super::types::{BatchHandle, to_guest};
-use crate::connections::{Connection, HttpRequest, HttpResponse, Interface};
+use crate::connections::{Connection, HttpHead, HttpRequest, HttpResponse, Interface};
 use crate::error::ConnectionError;
 
 /// A client: the place of its grant.
@@ -18,43 +21,66 @@ pub struct ClientHandle;
 
 type Answer = Result<wit::Response, wit::Error>;
 
+/// Of many answers each may have so much, whatever their number: what is said about a failure is in it.
+const LEAST_BODY: usize = 4 * 1024;
+
 fn request_in(request: wit::Request) -> HttpRequest {
     let mut method = request.method;
     method.make_ascii_uppercase();
     HttpRequest {
-        method,
-        path: request.path,
-        headers: request.headers,
+        head: Arc::new(HttpHead {
+            method,
+            path: request.path,
+            headers: request.headers,
+            timeout_ms: request.timeout_ms,
+        }),
         body: request.body.into(),
-        timeout_ms: request.timeout_ms,
     }
 }
 
-fn answer_out(answer: Result<HttpResponse, ConnectionError>) -> Answer {
+/// For the guest, whose memory bounds the body.
+fn answer_out(answer: Result<HttpResponse, ConnectionError>, most: usize) -> Answer {
     match answer {
         Ok(response) => Ok(wit::Response {
             status: response.status,
             headers: response.headers,
-            body: response.body.into(),
-            truncated: response.truncated,
+            truncated: response.truncated || response.body.len() > most,
+            body: match response.body.get(..most) {
+                Some(head) => head.to_vec(),
+                None => response.body.into(),
+            },
         }),
         Err(error) => Err(to_guest(&error)),
     }
 }
 
+/// Of many requests one that there was no time for. Nothing was sent, and it may be at once.
+fn not_begun() -> ConnectionError {
+    ConnectionError::transient(
+        "not-sent",
+        "not sent yet: the requests before it took the time of the call",
+    )
+    .retry_after(Duration::ZERO)
+}
+
 impl Host {
-    async fn send_one(&self, connection: &dyn Connection, request: HttpRequest) -> Answer {
-        let answer = Self::bounded(self.parts.deadline, &self.parts.clock, async {
+    async fn send_one(
+        &self,
+        connection: &dyn Connection,
+        request: HttpRequest,
+    ) -> Result<HttpResponse, ConnectionError> {
+        Self::bounded(self.parts.deadline, &self.parts.clock, async {
             connection
                 .http()
                 .ok_or_else(ConnectionError::denied)?
                 .send(request)
                 .await
-        });
-        answer_out(answer.await)
+        })
+        .await
     }
 
-    /// As many at once as the connection allows; answers in the order of the requests.
+    /// As many at once as the connection allows; answers in the order of the requests. None begins in
+    /// the second half of the call's time: it would be cut off, and perhaps arrive twice.
     async fn send_many(
         &self,
         place: u32,
@@ -64,10 +90,27 @@ impl Host {
         let most = connection
             .http()
             .map_or(1, |http| http.concurrency().max(1));
-        let answers = requests
-            .into_iter()
-            .map(|request| self.send_one(&*connection, request));
-        Ok(stream::iter(answers).buffered(most).collect().await)
+        let body = (self.most_body() / requests.len().max(1)).max(LEAST_BODY);
+        let half = self.parts.deadline / 2;
+        let answers = requests.into_iter().map(|request| {
+            let connection = &*connection;
+            async move {
+                if self.parts.clock.counted(Instant::now()) > half {
+                    return Err(not_begun());
+                }
+                self.send_one(connection, request).await
+            }
+        });
+        Ok(stream::iter(answers)
+            .buffered(most)
+            .map(|answer| answer_out(answer, body))
+            .collect()
+            .await)
+    }
+
+    /// Bytes of bodies that one call may bring into the guest.
+    fn most_body(&self) -> usize {
+        self.parts.memory_bytes / 4
     }
 }
 
@@ -92,7 +135,8 @@ impl wit::HostClient for Host {
     ) -> wasmtime::Result<Answer> {
         self.count_call()?;
         let connection = self.granted(client.rep())?.target.connection();
-        Ok(self.send_one(&*connection, request_in(request)).await)
+        let answer = self.send_one(&*connection, request_in(request)).await;
+        Ok(answer_out(answer, self.most_body()))
     }
 
     async fn send_all(
@@ -112,14 +156,11 @@ impl wit::HostClient for Host {
         bodies: Resource<BatchHandle>,
     ) -> wasmtime::Result<Vec<Answer>> {
         self.count_call()?;
-        let request = HttpRequest {
-            body: Bytes::new(),
-            ..request_in(request)
-        };
+        let head = request_in(request).head;
         let batch = self.batches.get(&bodies)?;
         let requests = batch.iter().map(|message| HttpRequest {
+            head: Arc::clone(&head),
             body: message.payload.clone(),
-            ..request.clone()
         });
         let requests = requests.collect();
         self.send_many(client.rep(), requests).await

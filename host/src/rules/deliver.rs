@@ -101,6 +101,8 @@ struct Part {
     batch: Batch,
     traps: u32,
     attempts: u32,
+    /// Tries since one that wrote something: a sink that takes a part each time is not slowed down.
+    in_vain: u32,
 }
 
 impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
@@ -142,6 +144,7 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
             batch,
             traps: 0,
             attempts: 0,
+            in_vain: 0,
         }]);
         while let Some(mut part) = parts.pop_front() {
             if part.batch.is_empty() {
@@ -149,6 +152,7 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
             }
             self.writer.slots_up().await;
             part.attempts = part.attempts.saturating_add(1);
+            part.in_vain = part.in_vain.saturating_add(1);
             let outcome = self.writer.write(part.batch.clone()).await;
             match outcome {
                 Ok(rejections) => {
@@ -159,11 +163,15 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
                         None => *self.progress.trouble.lock() = None,
                         Some((batch, wait)) => {
                             let attempts = part.attempts;
-                            pause(wait.or(self.resend_interval), attempts).await;
+                            if rejected < part.batch.len() {
+                                part.in_vain = 1;
+                            }
+                            pause(wait.or(self.resend_interval), part.in_vain).await;
                             parts.push_front(Part {
                                 batch,
                                 traps: 0,
                                 attempts,
+                                in_vain: part.in_vain,
                             });
                         }
                     }
@@ -171,7 +179,7 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
                 Err(WriteError::Said(error)) => self.said(part, error, &mut parts).await?,
                 Err(WriteError::Unready(words)) => {
                     self.note(&words);
-                    pause(self.resend_interval, part.attempts).await;
+                    pause(self.resend_interval, part.in_vain).await;
                     parts.push_front(part);
                 }
                 Err(WriteError::Broke(words)) => self.broke(part, words, &mut parts).await?,
@@ -190,7 +198,7 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
         self.note(&error.to_string());
         match error.kind {
             ErrorKind::Transient | ErrorKind::Disconnected => {
-                pause(error.retry_after.or(self.resend_interval), part.attempts).await;
+                pause(error.retry_after.or(self.resend_interval), part.in_vain).await;
                 parts.push_front(part);
                 Ok(())
             }
@@ -330,11 +338,17 @@ fn note(progress: &Progress, words: &str) {
         .failures
         .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let before = progress.trouble.lock().replace(words.to_owned());
+    let now = super::now_ms();
+    let last = progress
+        .last_failure
+        .lock()
+        .replace((words.to_owned(), now));
     // Once, until it works again or fails for another reason: a broker that is away for a day is one line.
-    if before.as_deref() != Some(words) {
+    // So are reasons that take turns, message by message.
+    let in_turns = before.is_some() && last.is_some_and(|(_, at)| now.saturating_sub(at) < 1000);
+    if before.as_deref() != Some(words) && !in_turns {
         tracing::warn!(action = %progress.owner, "{words}");
     }
-    *progress.last_failure.lock() = Some((words.to_owned(), super::now_ms()));
 }
 
 /// Waits before the next try: as long as the other side asked, else doubling with full jitter.
@@ -366,11 +380,13 @@ fn halve(part: Part, parts: &mut VecDeque<Part>) {
         batch: second,
         traps: 0,
         attempts: part.attempts,
+        in_vain: 0,
     });
     parts.push_front(Part {
         batch: first,
         traps: 0,
         attempts: part.attempts,
+        in_vain: 0,
     });
 }
 

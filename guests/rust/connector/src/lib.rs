@@ -42,6 +42,7 @@ mod dialect;
 mod error;
 #[doc(hidden)]
 pub mod export;
+mod retry_after;
 mod rows;
 mod values;
 
@@ -51,6 +52,7 @@ pub use dialect::Dialect;
 pub use export::source::exports::windlass::connector::source::{Delivery, Outcome};
 pub use imports::windlass::connector::types::{Batch, Columns, Error, Kind, Message, Rejection};
 pub use imports::windlass::connector::{http, log, messaging, sql};
+pub use retry_after::retry_after_ms;
 pub use rows::{Row, rows};
 pub use values::{base64_decode, base64_encode, not_a_number, write_json_text};
 

@@ -26,6 +26,9 @@ pub enum OutputFormat {
         /// Each payload begins with a line of the columns' names.
         header: bool,
     },
+    /// `a=1&b=x` (WHATWG URL, application/x-www-form-urlencoded): the columns in the order of `fields`,
+    /// else as they stand.
+    Urlencoded,
 }
 
 /// How payloads are compressed.
@@ -120,7 +123,37 @@ impl OutputFormat {
             Self::Delimited { delimiter, header } => {
                 Ok(delimited(rows, columns, delimiter, *header))
             }
+            Self::Urlencoded => match rows {
+                [row] => Ok(urlencoded(row, columns)),
+                _ => Err("a form cannot be put into a list".to_owned()),
+            },
         }
+    }
+}
+
+fn urlencoded(row: &[u8], columns: &[String]) -> Vec<u8> {
+    let mut form = url::form_urlencoded::Serializer::new(String::new());
+    let mut pair = |name: &str, raw: &[u8]| {
+        form.append_pair(name, &plain(raw));
+    };
+    if columns.is_empty() {
+        for (name, _, raw) in json::members(row) {
+            pair(&json::unescape(name), raw);
+        }
+    }
+    for name in columns {
+        if let Some(raw) = json::find(row, name) {
+            pair(name, raw);
+        }
+    }
+    form.finish().into_bytes()
+}
+
+/// A value as text, a number as it was written: no digit is lost.
+fn plain(raw: &[u8]) -> Cow<'_, str> {
+    match raw.first() {
+        Some(b'-' | b'0'..=b'9') => String::from_utf8_lossy(raw),
+        _ => Cow::Owned(Datum::from_json(raw).plain().into_owned()),
     }
 }
 
@@ -160,13 +193,11 @@ fn delimited(rows: &[Cow<'_, [u8]>], columns: &[String], delimiter: &str, header
         line(&mut columns.iter().map(|name| Cow::Borrowed(name.as_str())));
     }
     for row in rows {
-        line(&mut columns.iter().map(|name| {
-            json::find(row, name).map_or(Cow::Borrowed(""), |raw| match raw.first() {
-                // As written: no digit of a number is lost.
-                Some(b'-' | b'0'..=b'9') => String::from_utf8_lossy(raw),
-                _ => Cow::Owned(Datum::from_json(raw).plain().into_owned()),
-            })
-        }));
+        line(
+            &mut columns
+                .iter()
+                .map(|name| json::find(row, name).map_or(Cow::Borrowed(""), plain)),
+        );
     }
     out
 }
@@ -206,6 +237,20 @@ mod tests {
             encode(&format(false), &rows, &["d", "a"]).unwrap(),
             ";18446744073709551615\n\"[1,\"\"z\"\"]\";1.50"
         );
+    }
+
+    #[test]
+    fn a_form_has_a_pair_for_each_column_and_keeps_every_digit() {
+        let row = r#"{"a b":"x&y=ö","n":18446744073709551615,"c":null,"d":[1,"z"],"e":true}"#;
+        assert_eq!(
+            encode(&OutputFormat::Urlencoded, &[row], &[]).unwrap(),
+            "a+b=x%26y%3D%C3%B6&n=18446744073709551615&c=&d=%5B1%2C%22z%22%5D&e=true"
+        );
+        assert_eq!(
+            encode(&OutputFormat::Urlencoded, &[row], &["n", "nope"]).unwrap(),
+            "n=18446744073709551615"
+        );
+        assert!(encode(&OutputFormat::Urlencoded, &[row, row], &[]).is_err());
     }
 
     #[test]

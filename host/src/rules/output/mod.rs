@@ -223,7 +223,8 @@ impl OutputPlan {
                 return Ok(Vec::new());
             }
         }
-        if self.format == OutputFormat::Binary || (single && self.batching.is_none()) {
+        let alone = matches!(self.format, OutputFormat::Binary | OutputFormat::Urlencoded);
+        if alone || (single && self.batching.is_none()) {
             let each = shaped
                 .chunks(1)
                 .map(|row| self.compress(self.format.encode(row, &self.fields, true)?));
@@ -260,7 +261,10 @@ impl OutputPlan {
         self.fields.is_empty()
             && self.exclude_fields.is_empty()
             && self.data_field.is_none()
-            && !matches!(self.format, OutputFormat::Delimited { .. })
+            && !matches!(
+                self.format,
+                OutputFormat::Delimited { .. } | OutputFormat::Urlencoded
+            )
     }
 
     fn choose(&self, row: &[u8]) -> Vec<u8> {

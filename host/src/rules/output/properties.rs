@@ -26,8 +26,8 @@ pub struct Planned {
 
 /// The longest `lingerInterval`: what lingers is not settled, and holds the window upstream.
 const MOST_LINGER: Duration = Duration::from_secs(3600);
-pub(super) const FORMATS: [&str; 3] = ["json", "binary", "delimited"];
-const FOREIGN_FORMATS: [&str; 4] = ["protobuf", "urlencoded", "custom", "xml"];
+pub(super) const FORMATS: [&str; 4] = ["json", "binary", "delimited", "urlencoded"];
+const FOREIGN_FORMATS: [&str; 3] = ["protobuf", "custom", "xml"];
 
 pub(super) const IGNORED: [(&str, &str); 2] = [
     (
@@ -248,6 +248,10 @@ impl<'a> Reader<'a> {
         let format = self.format();
         let batching = self.batching();
         let batching = match (&batching, send_single, &format) {
+            (Some(_), _, OutputFormat::Urlencoded) => {
+                self.fail("batchSize", "forms cannot be put together; take another format, or leave out batchSize and lingerInterval");
+                None
+            }
             (Some(_), _, OutputFormat::Binary) => {
                 self.fail("batchSize", "binary payloads cannot be put together; take another format, or leave out batchSize and lingerInterval");
                 None
@@ -290,6 +294,7 @@ impl<'a> Reader<'a> {
         match format.to_ascii_lowercase().as_str() {
             "json" => OutputFormat::Json,
             "binary" => OutputFormat::Binary,
+            "urlencoded" => OutputFormat::Urlencoded,
             "delimited" => OutputFormat::Delimited {
                 delimiter: delimiter.map_or(",", |(_, text)| text).to_owned(),
                 header,

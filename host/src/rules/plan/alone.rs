@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::guest::Given;
 use super::{GuestPlan, Planner, Role};
 use crate::config::{Manifest, ManifestError, pointer_to};
 use crate::connections::pool::Pool;
@@ -34,17 +35,18 @@ pub fn alone(
     connector: Arc<Connector>,
     name: &str,
     role: Role,
-    props: Map<String, Value>,
+    mut props: Map<String, Value>,
 ) -> Result<Alone, Vec<ManifestError>> {
     const CONFIG: &str = "/config";
     let mut planner = Planner::new(manifest, runtime, pool, &());
     planner.connections();
     let at = |name: &str| pointer_to(CONFIG, name);
+    let divided = planner.divided(&connector, name, &mut props, &at);
     let dynamic = match role {
         Role::Sink => planner.rendered(&connector, &props, CONFIG),
         Role::Source => None,
     };
-    let guest = planner.guest(connector, name, role, props, CONFIG, &at);
+    let guest = planner.guest(connector, name, role, Given { props, divided }, CONFIG, &at);
     match guest {
         Some(guest) if planner.errors.is_empty() => Ok(Alone {
             guest,

@@ -6,33 +6,64 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{GuestPlan, Planner, RENDER, Reach, Role, SELECTORS, SlotPlan, among, placed};
+use super::{GuestPlan, Planner, RENDER, Reach, Role, SELECTORS, SHARED, SlotPlan, among, placed};
 use crate::config::pointer_to;
 use crate::connections::pool::otherwise;
-use crate::connections::{file, memory};
+use crate::connections::{Properties, file, memory};
 use crate::rules::engine::TENANT;
 use crate::rules::output::{OutputPlan, is_dynamic};
 use crate::rules::spill::SpillOptions;
 use crate::runtime::{Connector, Slot};
 
+/// What a stream or an action gives to its connector, and to the connection that it makes itself.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    pub(super) props: Map<String, Value>,
+    /// Of the connection, though the connector knows the names too: [`Planner::divided`].
+    pub(super) divided: Properties,
+}
+
 impl Planner<'_> {
+    /// Takes out of the properties what the type of their own connection says is its part of them.
+    /// Nothing, where a connection is named.
+    pub(super) fn divided(
+        &mut self,
+        connector: &Connector,
+        typ: &str,
+        props: &mut Map<String, Value>,
+        at: &dyn Fn(&str) -> String,
+    ) -> Properties {
+        let mut named = SELECTORS.iter().chain(&["connections"]);
+        if connector.descriptor.slots.is_empty() || named.any(|it| props.contains_key(*it)) {
+            return Properties::new();
+        }
+        self.pool.divide(typ, props).unwrap_or_else(|errors| {
+            for error in errors {
+                let (place, message) = placed(&error);
+                self.error(&at(place.trim_start_matches('/')), message);
+            }
+            Properties::new()
+        })
+    }
+
     /// Splits the properties between connection and connector and checks both.
     pub(super) fn guest(
         &mut self,
         connector: Arc<Connector>,
         typ: &str,
         role: Role,
-        mut props: Map<String, Value>,
+        given: Given,
         pointer: &str,
         at: &dyn Fn(&str) -> String,
     ) -> Option<GuestPlan> {
+        let Given { mut props, divided } = given;
         let schema = schema(&connector, role);
         let own = schema_properties(&schema);
         let before = self.errors.len();
         let slots = self.slots(
             &connector.descriptor.slots,
             typ,
-            &mut props,
+            (&mut props, divided),
             &own,
             pointer,
             at,
@@ -41,11 +72,15 @@ impl Planner<'_> {
         if self.errors.len() > before {
             return None;
         }
-        // What is rendered per message is the host's business: the guest sees the message.
+        // What is rendered per message is the host's business: the guest sees the message. What is shared
+        // it gets as it was written too.
         props.retain(|name, value| {
             let rendered = schema
                 .pointer(&pointer_to("/properties", name))
-                .is_some_and(|property| property.get(RENDER).is_some());
+                .is_some_and(|property| {
+                    property.get(RENDER).is_some()
+                        && property.get(SHARED) != Some(&Value::Bool(true))
+                });
             !(rendered && is_dynamic(value))
         });
         Some(GuestPlan {
@@ -59,11 +94,12 @@ impl Planner<'_> {
         &mut self,
         slots: &[Slot],
         typ: &str,
-        props: &mut Map<String, Value>,
+        (props, divided): (&mut Map<String, Value>, Properties),
         own: &[String],
         pointer: &str,
         at: &dyn Fn(&str) -> String,
     ) -> Vec<SlotPlan> {
+        let mut divided = Some(divided);
         // By slot: the connection's id, and where it was named.
         let mut chosen: HashMap<String, (String, String)> = HashMap::new();
         for selector in SELECTORS {
@@ -150,7 +186,14 @@ impl Planner<'_> {
                         reach: Reach::Named(id.clone()),
                     });
                 }
-            } else if let Some(reach) = self.anonymous(slot, typ, props, own, pointer, at) {
+            } else if let Some(reach) = self.anonymous(
+                slot,
+                typ,
+                (props, divided.take().unwrap_or_default()),
+                own,
+                pointer,
+                at,
+            ) {
                 filled.push(SlotPlan {
                     slot: slot.name.clone(),
                     reach,
@@ -243,7 +286,7 @@ impl Planner<'_> {
         &mut self,
         slot: &Slot,
         typ: &str,
-        props: &mut Map<String, Value>,
+        (props, mut given): (&mut Map<String, Value>, Properties),
         own: &[String],
         pointer: &str,
         at: &dyn Fn(&str) -> String,
@@ -259,7 +302,6 @@ impl Planner<'_> {
             }
             return None;
         }
-        let mut given = Map::new();
         for name in self.connection_names(typ, props, own) {
             if let Some(value) = props.remove(&name) {
                 given.insert(name, value);

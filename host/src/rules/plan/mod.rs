@@ -16,9 +16,9 @@ use serde_json::{Map, Value};
 
 pub use self::alone::{Alone, alone};
 pub use self::guest::schema;
-use self::guest::schema_properties;
+use self::guest::{Given, schema_properties};
 use super::engine::TENANT;
-use super::output::{Addressed, OutputPlan, Place, Rendered, dynamic_properties};
+use super::output::{Addressed, DynamicProperty, OutputPlan, Place, Rendered, dynamic_properties};
 use super::query::{Field, Format, Query, StreamStatement};
 use super::spill::SpillOptions;
 use crate::config::{
@@ -119,6 +119,8 @@ pub enum Reach {
 
 /// The mark in a connector's schema of a property that the host renders per message.
 const RENDER: &str = "x-windlass-render";
+/// The mark of a common property of actions that the connector wants to know too.
+const SHARED: &str = "x-windlass-shared";
 
 /// The conf key whose properties hold for all streams of its type.
 const DEFAULT: &str = "default";
@@ -384,11 +386,12 @@ impl Planner<'_> {
                 .unwrap_or_else(|| pointer.to_owned())
         };
         self.whose = format!("stream \"{}\"", statement.name);
+        let divided = self.divided(&connector, &statement.typ, &mut props, &place);
         let guest = self.guest(
             connector,
             &statement.typ,
             Role::Source,
-            props,
+            Given { props, divided },
             pointer,
             &place,
         )?;
@@ -481,18 +484,25 @@ impl Planner<'_> {
                 None
             }
         };
-        let own = connector
-            .as_ref()
-            .map(|c| schema_properties(&schema(c, Role::Sink)))
-            .unwrap_or_default();
+        let schema = connector.as_ref().map(|c| schema(c, Role::Sink));
+        let own = schema.as_ref().map(schema_properties).unwrap_or_default();
+        // What is shared goes through the output steps, and the connector gets it too.
+        let shared = |name: &&str| {
+            let place = pointer_to("/properties", name);
+            let property = schema.as_ref().and_then(|schema| schema.pointer(&place));
+            property.is_some_and(|property| property.get(SHARED) == Some(&Value::Bool(true)))
+        };
         let kept: Vec<&str> = own.iter().map(String::as_str).collect();
+        let (shared, kept): (Vec<&str>, Vec<&str>) = kept.into_iter().partition(shared);
         let output = match OutputPlan::from_properties(&props, &kept) {
             Ok(planned) => {
                 for warning in planned.warnings {
                     self.warn(&format!("{}{}", def.pointer, warning.at), warning.message);
                 }
                 for name in &planned.consumed {
-                    props.remove(name);
+                    if !shared.contains(&name.as_str()) {
+                        props.remove(name);
+                    }
                 }
                 Some(planned.plan)
             }
@@ -504,6 +514,7 @@ impl Planner<'_> {
             }
         };
         let connector = connector?;
+        let divided = self.divided(&connector, &def.typ, &mut props, &at);
         let dynamic = self.rendered(&connector, &props, &def.pointer)?;
         let topic = props
             .get("topic")
@@ -511,7 +522,8 @@ impl Planner<'_> {
             .unwrap_or_default()
             .to_owned();
         self.whose = format!("action \"{name}\" of rule \"{}\"", rule.id);
-        let guest = self.guest(connector, &def.typ, Role::Sink, props, &def.pointer, &at)?;
+        let given = Given { props, divided };
+        let guest = self.guest(connector, &def.typ, Role::Sink, given, &def.pointer, &at)?;
         let mut spill = spill?;
         for warning in &spill.warnings {
             self.warn(
@@ -530,7 +542,8 @@ impl Planner<'_> {
         })
     }
 
-    /// The properties that are rendered for each message. None after a mistake.
+    /// The properties that are rendered for each message: texts and lists of texts, and the
+    /// texts of an object that go into headers, named `<property>/<key>`. None after a mistake.
     fn rendered(
         &mut self,
         connector: &Connector,
@@ -569,6 +582,35 @@ impl Planner<'_> {
                 }
             };
             all.push(Addressed { rendered, place });
+        }
+        for (name, value) in props {
+            let render = schema
+                .pointer(&pointer_to("/properties", name))
+                .and_then(|own| own.get(RENDER));
+            if render.and_then(Value::as_str) != Some("header") {
+                continue;
+            }
+            for (key, value) in value.as_object().into_iter().flatten() {
+                let Some(text) = value
+                    .as_str()
+                    .filter(|text| DynamicProperty::is_dynamic(text))
+                else {
+                    continue;
+                };
+                match DynamicProperty::parse(text) {
+                    Ok(property) => all.push(Addressed {
+                        rendered: Rendered::Text(property),
+                        place: Place::Header(format!("{name}/{key}")),
+                    }),
+                    Err(error) => {
+                        self.error(
+                            &pointer_to(&pointer_to(pointer, name), key),
+                            error.to_string(),
+                        );
+                        return None;
+                    }
+                }
+            }
         }
         Some(all)
     }

@@ -149,7 +149,7 @@ impl Http for Other {
                 ConnectionError::disconnected("refused", "no answer").caused_by("10.0.0.1:80")
             );
         }
-        let headers = vec![("method".to_owned(), request.method)];
+        let headers = vec![("method".to_owned(), request.method.clone())];
         Ok(HttpResponse {
             status: 200,
             headers,

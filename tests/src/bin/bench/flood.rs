@@ -16,7 +16,7 @@ use crate::progress;
 use crate::table::Row;
 
 /// Before anything is measured: buffers grown, caches warm, code translated.
-const WARM_UP: u64 = 5_000;
+pub(crate) const WARM_UP: u64 = 5_000;
 
 /// Longest wait for a start: connectors may have to be compiled once.
 pub(crate) const START: Duration = Duration::from_secs(90);
@@ -43,6 +43,13 @@ pub(crate) fn ready(manifest: &Manifest, connections: &[&str], rules: &[&str]) -
         .iter()
         .for_each(|id| drop(windlass.wait_rule(id, "running", START)));
     windlass
+}
+
+/// What a message costs Windlass at QoS 1 in and out, microseconds of CPU.
+pub(crate) fn qos1(messages: u64) -> f64 {
+    let broker = Mosquitto::start();
+    let windlass = Under::Windlass(Box::new(ready(&warm(&broker, 1), &["plant"], &["warm"])));
+    send(&broker, &windlass, 1, messages, None).us_in
 }
 
 /// What is measured.

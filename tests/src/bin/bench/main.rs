@@ -4,6 +4,7 @@
 
 mod cost;
 mod flood;
+mod http;
 mod languages;
 mod table;
 
@@ -19,7 +20,7 @@ use self::table::Row;
 #[derive(Debug, Parser)]
 #[command(max_term_width = 100)]
 struct Arguments {
-    /// Which rows: qos0, qos1, latency, memory, connections, rules, many, start, down, return, size,
+    /// Which rows: qos0, qos1, latency, http, memory, connections, rules, many, start, down, return, size,
     /// guest, languages; bridge for the yardstick alone. All of them (without bridge) unless named
     rows: Vec<String>,
     /// Of so many measurements the median counts
@@ -38,6 +39,7 @@ const ROWS: &[(&str, Measure)] = &[
     ("qos0", |rounds| flood::flood(0, rounds)),
     ("qos1", |rounds| flood::flood(1, rounds)),
     ("latency", flood::latency),
+    ("http", http::posts),
     ("guest", |_| cost::guest()),
     ("languages", |_| languages::languages()),
     ("memory", |_| cost::memory()),

@@ -4,48 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::connections::sql::SqlDatabase;
-use crate::connections::{
-    Connection, ConnectionType, Context, Limits, Memory, Refused, Rows, Sql, SqlValue, Traffic,
-};
+use crate::connections::testing::context;
+use crate::connections::{Connection, ConnectionType, Rows, Sql, SqlValue};
 use crate::error::ConnectionError;
-
-#[derive(Debug)]
-struct Nothing;
-
-#[async_trait]
-impl Memory for Nothing {
-    async fn get(&self, _name: &str) -> Option<String> {
-        None
-    }
-    async fn put(&self, _name: &str, _value: &str) -> Result<(), ConnectionError> {
-        Ok(())
-    }
-}
-
-impl Refused for Nothing {
-    fn refused(&self, _subject: &str, _head: Bytes, _reason: &ConnectionError) {}
-}
-
-fn context(base: &Path) -> Context {
-    Context {
-        tenant: "default".into(),
-        id: "db".into(),
-        base: base.to_owned(),
-        memory: Arc::new(Nothing),
-        stopping: Arc::default(),
-        traffic: Arc::<Traffic>::default(),
-        refused: Arc::new(Nothing),
-        limits: Limits::default(),
-        port: crate::connections::dataport::DataPort::default(),
-    }
-}
 
 /// A connection with the simplest of supervisors: it dials again, after a moment, for ever.
 pub(super) struct Client {
@@ -60,7 +26,7 @@ impl Client {
             properties[name] = value.clone();
         }
         let properties = properties.as_object().unwrap();
-        let connection = SqlDatabase::build(properties, context(base)).unwrap();
+        let connection = SqlDatabase::build(properties, context("db", base)).unwrap();
         let mut supervisor = JoinSet::new();
         let driven = Arc::clone(&connection);
         supervisor.spawn(async move {

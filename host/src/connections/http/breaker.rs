@@ -1,0 +1,326 @@
+//! The circuit breaker: after some failures in a row nothing is sent for a while, then one request
+//! tries; its success lets the others through again. Counts and waits; knows nothing of HTTP.
+//!
+//! A success of any request closes the circuit, also of one that was sent before it opened.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::error::ConnectionError;
+
+/// Failures in a row that open the circuit.
+const FAILURES: u32 = 5;
+/// How long it is open at first, and at most; it doubles with each try that fails.
+const FIRST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Row {
+    failures: u32,
+    /// All of them were without any answer.
+    silent: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Closed(Row),
+    /// Nothing is sent before this time.
+    Open {
+        until: Instant,
+        open: Duration,
+    },
+    /// One request tries, or may.
+    HalfOpen {
+        trying: bool,
+        open: Duration,
+    },
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: State,
+    /// Why the circuit is not closed.
+    why: String,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Breaker {
+    inner: Mutex<Inner>,
+    /// Counts the changes of state.
+    changed: watch::Sender<u64>,
+}
+
+/// What a failure did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Requests go on.
+    Goes,
+    /// The circuit is open; the server answered some of the requests.
+    Opened,
+    /// The circuit is open, and the server has answered none of them.
+    Silent,
+}
+
+/// The permission to send one request. Dropped without a verdict it counts for nothing.
+#[derive(Debug)]
+pub(super) struct Pass<'a> {
+    breaker: &'a Breaker,
+    tries: bool,
+    done: bool,
+}
+
+enum Decision {
+    Go { tries: bool },
+    Refuse(Duration),
+    Wait,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                state: State::Closed(Row::default()),
+                why: String::new(),
+            }),
+            changed: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Breaker {
+    /// Lets one request through, or waits for the one that tries.
+    ///
+    /// # Errors
+    /// `transient` while the circuit is open, with the time that is left.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn enter(&self) -> Result<Pass<'_>, ConnectionError> {
+        loop {
+            let mut changed = self.changed.subscribe();
+            match self.decide(Instant::now()) {
+                Decision::Go { tries } => {
+                    return Ok(Pass {
+                        breaker: self,
+                        tries,
+                        done: false,
+                    });
+                }
+                Decision::Refuse(left) => {
+                    return Err(ConnectionError::transient(
+                        "http:circuit-open",
+                        "nothing is sent at present: too many requests in a row have failed",
+                    )
+                    .retry_after(left));
+                }
+                // Its sender is this breaker: it does not end before us.
+                Decision::Wait => drop(changed.changed().await),
+            }
+        }
+    }
+
+    fn decide(&self, now: Instant) -> Decision {
+        let mut inner = self.inner.lock();
+        match inner.state {
+            State::Closed(_) => Decision::Go { tries: false },
+            State::Open { until, .. } if now < until => Decision::Refuse(until - now),
+            State::Open { open, .. }
+            | State::HalfOpen {
+                trying: false,
+                open,
+            } => {
+                inner.state = State::HalfOpen { trying: true, open };
+                Decision::Go { tries: true }
+            }
+            State::HalfOpen { trying: true, .. } => Decision::Wait,
+        }
+    }
+
+    /// A new link: what was open may be tried at once.
+    pub(super) fn renewed(&self) {
+        let mut inner = self.inner.lock();
+        match inner.state {
+            State::Closed(_) => inner.state = State::Closed(Row::default()),
+            State::Open { open, .. } => {
+                inner.state = State::HalfOpen {
+                    trying: false,
+                    open,
+                };
+            }
+            State::HalfOpen { .. } => {}
+        }
+        drop(inner);
+        self.tell();
+    }
+
+    /// A sentence for the operator, where the circuit is not closed.
+    pub(super) fn warning(&self) -> Option<String> {
+        let inner = self.inner.lock();
+        let word = match inner.state {
+            State::Closed(_) => return None,
+            State::Open { .. } => "open: nothing is sent for a while",
+            State::HalfOpen { .. } => "half open: one request tries",
+        };
+        Some(format!("the circuit is {word}, after {}", inner.why))
+    }
+
+    /// Changes of what [`Breaker::warning`] says.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn tell(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn succeeded(&self) {
+        let mut inner = self.inner.lock();
+        let was_closed = matches!(inner.state, State::Closed(_));
+        inner.state = State::Closed(Row::default());
+        drop(inner);
+        if !was_closed {
+            self.tell();
+        }
+    }
+
+    fn failed(&self, tries: bool, silent: bool, why: &str, now: Instant) -> Verdict {
+        let mut inner = self.inner.lock();
+        let (open, silent) = match inner.state {
+            State::Closed(row) => {
+                let row = Row {
+                    failures: row.failures + 1,
+                    silent: silent && (row.silent || row.failures == 0),
+                };
+                if row.failures < FAILURES {
+                    inner.state = State::Closed(row);
+                    return Verdict::Goes;
+                }
+                (FIRST, row.silent)
+            }
+            State::HalfOpen { open, .. } if tries => ((open * 2).min(LONGEST), silent),
+            // Sent before it opened.
+            State::Open { .. } | State::HalfOpen { .. } => return Verdict::Goes,
+        };
+        inner.state = State::Open {
+            until: now + open,
+            open,
+        };
+        inner.why = format!("{FAILURES} failures in a row or more, the last: {why}");
+        drop(inner);
+        self.tell();
+        if silent {
+            Verdict::Silent
+        } else {
+            Verdict::Opened
+        }
+    }
+}
+
+impl Pass<'_> {
+    /// The server has answered, and is well.
+    pub(super) fn succeeded(mut self) {
+        self.done = true;
+        self.breaker.succeeded();
+    }
+
+    /// It has not: `silent` if it did not answer at all. `why` is for operators.
+    pub(super) fn failed(mut self, silent: bool, why: &str) -> Verdict {
+        self.done = true;
+        self.breaker.failed(self.tries, silent, why, Instant::now())
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        if self.done || !self.tries {
+            return;
+        }
+        let mut inner = self.breaker.inner.lock();
+        if let State::HalfOpen { trying: true, open } = inner.state {
+            inner.state = State::HalfOpen {
+                trying: false,
+                open,
+            };
+        }
+        drop(inner);
+        self.breaker.tell();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn fail(breaker: &Breaker, silent: bool) -> Verdict {
+        breaker.enter().await.unwrap().failed(silent, "HTTP 503")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_opens_after_five_failures_tries_once_and_closes_on_success() {
+        let breaker = Breaker::default();
+        for _ in 0..4 {
+            assert_eq!(fail(&breaker, false).await, Verdict::Goes);
+        }
+        assert_eq!(breaker.warning(), None);
+        assert_eq!(fail(&breaker, false).await, Verdict::Opened);
+        assert!(breaker.warning().unwrap().contains("HTTP 503"));
+        let refused = breaker.enter().await.unwrap_err();
+        assert_eq!(refused.code, "http:circuit-open");
+        assert_eq!(refused.retry_after, Some(FIRST));
+
+        tokio::time::advance(FIRST).await;
+        let first = breaker.enter().await.unwrap();
+        let second = tokio::time::timeout(Duration::from_millis(1), breaker.enter()).await;
+        assert!(second.is_err(), "only one request tries");
+        assert_eq!(first.failed(false, "HTTP 500"), Verdict::Opened);
+        assert_eq!(
+            breaker.enter().await.unwrap_err().retry_after,
+            Some(FIRST * 2),
+            "the next time is longer"
+        );
+
+        tokio::time::advance(FIRST * 2).await;
+        let probe = breaker.enter().await.unwrap();
+        let (waits, ()) = tokio::join!(breaker.enter(), async { probe.succeeded() });
+        waits.unwrap().succeeded();
+        assert_eq!(breaker.warning(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_success_in_between_begins_the_row_anew_and_a_dropped_try_lets_another_one_try() {
+        let breaker = Breaker::default();
+        for _ in 0..3 {
+            for _ in 0..4 {
+                assert_eq!(fail(&breaker, true).await, Verdict::Goes);
+            }
+            breaker.enter().await.unwrap().succeeded();
+        }
+        for _ in 0..4 {
+            fail(&breaker, true).await;
+        }
+        assert_eq!(fail(&breaker, true).await, Verdict::Silent);
+        breaker.renewed();
+        drop(breaker.enter().await.unwrap());
+        assert_eq!(fail(&breaker, true).await, Verdict::Silent);
+        breaker.renewed();
+        assert_eq!(fail(&breaker, false).await, Verdict::Opened);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_doubles_to_half_a_minute_and_no_further() {
+        let breaker = Breaker::default();
+        for _ in 0..5 {
+            fail(&breaker, false).await;
+        }
+        for _ in 0..10 {
+            tokio::time::advance(LONGEST).await;
+            fail(&breaker, false).await;
+        }
+        let left = breaker.enter().await.unwrap_err().retry_after.unwrap();
+        assert_eq!(left, LONGEST);
+    }
+}

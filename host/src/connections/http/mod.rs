@@ -1,0 +1,48 @@
+//! Requests to an HTTP server: the connection type `http`, over `reqwest`. `config.rs` reads the
+//! properties, `address.rs` says what is below the base URL, `link.rs` keeps the link and its life,
+//! `exchange.rs` sends one request, `oauth.rs` gets tokens, `breaker.rs` and `pace.rs` hold requests
+//! back. Knows no wasm and no rules; imports nothing of the other types.
+//!
+//! The URL is the operator's, so that addresses of this machine and its networks are not refused; what
+//! a connector or a message says stays below it. No proxy of the environment is used.
+
+mod address;
+mod breaker;
+mod config;
+mod exchange;
+mod failure;
+mod link;
+mod oauth;
+mod pace;
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use super::{ConfigError, Connection, ConnectionType, Context, Properties, Property};
+use config::Config;
+use link::Link;
+
+/// The connection type `http`.
+#[derive(Debug)]
+pub struct HttpServer;
+
+impl ConnectionType for HttpServer {
+    const NAME: &'static str = "http";
+    const ALIASES: &'static [&'static str] = &["rest", "httppull"];
+    const PROPERTIES: &'static [Property] = config::PROPERTIES;
+
+    fn build(
+        properties: &Properties,
+        context: Context,
+    ) -> Result<Arc<dyn Connection>, Vec<ConfigError>> {
+        let config = Config::read(properties, &context.base, &context.limits)?;
+        Ok(Arc::new(Link::new(config, context)))
+    }
+
+    fn divide(properties: &mut Properties) -> Result<Properties, Vec<ConfigError>> {
+        config::divide(properties)
+    }
+}

@@ -1,0 +1,228 @@
+//! Tokens: asking an endpoint for one, and when to ask again. eKuiper's `access` and `refresh`, and the
+//! client credentials of RFC 6749, section 4.4. Keeps nothing: the link has the present token.
+
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Client, Method, Request, StatusCode};
+use secrecy::ExposeSecret;
+use serde_json::{Map, Value};
+use tokio::time::{Instant, timeout};
+
+use super::config::{Call, Grant, basic_value, seconds};
+use super::failure;
+use crate::error::ConnectionError;
+
+/// The largest answer of a token endpoint.
+const LARGEST: usize = 256 * 1024;
+
+/// What a token endpoint gave. Its fields are secrets.
+#[derive(Clone)]
+pub(super) struct Token {
+    pub(super) fields: Map<String, Value>,
+    born: Instant,
+    life: Option<Duration>,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token")
+            .field("life", &self.life)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Token {
+    /// When to ask for the next one: after half of its life, as eKuiper does. None: it says nothing of
+    /// an end.
+    pub(super) fn renew_at(&self) -> Option<Instant> {
+        let half = (self.life? / 2).max(Duration::from_millis(500));
+        Some(self.born + half)
+    }
+
+    /// It is not good any more.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.life.is_some_and(|life| now >= self.born + life)
+    }
+}
+
+/// Asks for a token; `before` is the one to renew.
+///
+/// # Errors
+/// `disconnected`, slow where the endpoint refuses. No word of the endpoint's answer is in it: it may
+/// repeat what it was sent.
+pub(super) async fn fetch(
+    client: &Client,
+    grant: &Grant,
+    before: Option<&Token>,
+    limit: Duration,
+) -> Result<Token, ConnectionError> {
+    let renewed = match (grant, before) {
+        (
+            Grant::Access {
+                refresh: Some(refresh),
+                ..
+            },
+            Some(before),
+        ) => {
+            // A refresh token that is used up: begin anew.
+            match ask(client, posted(refresh, &before.fields)?, limit).await {
+                Ok(fields) => Some(merged(&before.fields, fields)),
+                Err(error) => {
+                    tracing::debug!(err = error.report(), "a token could not be refreshed");
+                    None
+                }
+            }
+        }
+        _ => None,
+    };
+    let fields = match renewed {
+        Some(fields) => fields,
+        None => ask(client, first(grant)?, limit).await?,
+    };
+    let life = life(grant, &fields)?;
+    Ok(Token {
+        fields,
+        born: Instant::now(),
+        life,
+    })
+}
+
+/// An answer to a refresh may leave out what stays the same (the refresh token).
+fn merged(before: &Map<String, Value>, new: Map<String, Value>) -> Map<String, Value> {
+    let mut all = before.clone();
+    all.extend(new);
+    all
+}
+
+fn life(grant: &Grant, fields: &Map<String, Value>) -> Result<Option<Duration>, ConnectionError> {
+    let text = match grant {
+        Grant::Access { expire: None, .. } => return Ok(None),
+        Grant::Access {
+            expire: Some(expire),
+            ..
+        } => expire.fill(fields).map_err(|field| lacks(&field))?,
+        // RFC 6749, section 5.1: recommended, not required.
+        Grant::ClientCredentials { .. } => match fields.get("expires_in") {
+            Some(Value::Number(number)) => number.to_string(),
+            Some(Value::String(text)) => text.clone(),
+            _ => return Ok(None),
+        },
+    };
+    match seconds(&text) {
+        Some(life) => Ok(Some(life)),
+        None => Err(ConnectionError::disconnected(
+            "oauth:expire",
+            "the token endpoint says for how long a token is good, and it is no number of seconds",
+        )
+        .slow()),
+    }
+}
+
+fn lacks(field: &str) -> ConnectionError {
+    ConnectionError::misconfigured(
+        "oauth:field",
+        format!("the answer of the token endpoint has no field \"{field}\""),
+    )
+}
+
+fn posted(call: &Call, fields: &Map<String, Value>) -> Result<Request, ConnectionError> {
+    let mut request = Request::new(Method::POST, call.url.clone());
+    let headers = request.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    for (name, text) in &call.headers {
+        let text = text.fill(fields).map_err(|field| lacks(&field))?;
+        let value = HeaderValue::from_str(&text).map_err(|_| {
+            ConnectionError::misconfigured("header", format!("header \"{name}\" cannot be sent"))
+        })?;
+        headers.insert(name.clone(), value);
+    }
+    let body = call.body.fill(fields).map_err(|field| lacks(&field))?;
+    *request.body_mut() = Some(body.into());
+    Ok(request)
+}
+
+fn first(grant: &Grant) -> Result<Request, ConnectionError> {
+    let (url, id, secret, scope, audience, in_body) = match grant {
+        Grant::Access { access, .. } => return posted(access, &Map::new()),
+        Grant::ClientCredentials {
+            url,
+            id,
+            secret,
+            scope,
+            audience,
+            in_body,
+        } => (url, id, secret, scope, audience, *in_body),
+    };
+    let mut form = url::form_urlencoded::Serializer::new(String::new());
+    form.append_pair("grant_type", "client_credentials");
+    if let Some(scope) = scope {
+        form.append_pair("scope", scope);
+    }
+    if let Some(audience) = audience {
+        form.append_pair("audience", audience);
+    }
+    let mut headers = HeaderMap::new();
+    if in_body {
+        form.append_pair("client_id", id);
+        form.append_pair("client_secret", secret.expose_secret());
+    } else {
+        // RFC 6749, section 2.3.1: both are form-encoded first.
+        let encode =
+            |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+        let value = basic_value(&encode(id), &encode(secret.expose_secret()));
+        headers.insert(AUTHORIZATION, value);
+    }
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/x-www-form-urlencoded"),
+    );
+    let mut request = Request::new(Method::POST, url.clone());
+    *request.headers_mut() = headers;
+    *request.body_mut() = Some(form.finish().into());
+    Ok(request)
+}
+
+async fn ask(
+    client: &Client,
+    mut request: Request,
+    limit: Duration,
+) -> Result<Map<String, Value>, ConnectionError> {
+    request
+        .headers_mut()
+        .entry(ACCEPT)
+        .or_insert(HeaderValue::from_static("application/json"));
+    let answered = async {
+        let mut response = client.execute(request).await.map_err(failure::of_dial)?;
+        let status = response.status();
+        let body = failure::body(&mut response, LARGEST).await?;
+        Ok::<_, ConnectionError>((status, body))
+    };
+    let (status, (body, _)) = timeout(limit, answered).await.map_err(|_| {
+        ConnectionError::disconnected("oauth:timeout", "the token endpoint does not answer")
+    })??;
+    if !status.is_success() {
+        return Err(refused(status));
+    }
+    match serde_json::from_slice(&body) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        // The parser's own words could quote the answer.
+        _ => Err(ConnectionError::disconnected(
+            "oauth:answer",
+            "the answer of the token endpoint is no JSON object",
+        )
+        .slow()),
+    }
+}
+
+fn refused(status: StatusCode) -> ConnectionError {
+    let code = format!("oauth:{}", status.as_u16());
+    let sentence = format!("the token endpoint refuses: HTTP {}", status.as_u16());
+    let error = ConnectionError::disconnected(code, sentence);
+    let busy = status.is_server_error()
+        || matches!(
+            status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+        );
+    if busy { error } else { error.slow() }
+}
