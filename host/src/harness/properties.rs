@@ -8,6 +8,8 @@ use crate::runtime::Connector;
 
 /// With this keyword a property of a sink may hold a template, which the host renders.
 const RENDER: &str = "x-windlass-render";
+/// With this one the connector gets it all the same.
+const SHARED: &str = "x-windlass-shared";
 
 /// What is wrong with a property.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{GuestPlan, Planner, RENDER, Reach, Role, SELECTORS, SlotPlan, among, placed};
+use super::{GuestPlan, Planner, RENDER, Reach, Role, SELECTORS, SHARED, SlotPlan, among, placed};
 use crate::config::pointer_to;
 use crate::connections::pool::otherwise;
 use crate::connections::{Properties, file, memory};

@@ -18,7 +18,7 @@ pub use self::alone::{Alone, alone};
 pub use self::guest::schema;
 use self::guest::{Given, schema_properties};
 use super::engine::TENANT;
-use super::output::{Addressed, OutputPlan, Place, Rendered, dynamic_properties};
+use super::output::{Addressed, DynamicProperty, OutputPlan, Place, Rendered, dynamic_properties};
 use super::query::{Field, Format, Query, StreamStatement};
 use super::spill::SpillOptions;
 use crate::config::{
@@ -514,6 +514,7 @@ impl Planner<'_> {
             }
         };
         let connector = connector?;
+        let divided = self.divided(&connector, &def.typ, &mut props, &at);
         let dynamic = self.rendered(&connector, &props, &def.pointer)?;
         let topic = props
             .get("topic")
@@ -582,6 +583,35 @@ impl Planner<'_> {
                 }
             };
             all.push(Addressed { rendered, place });
+        }
+        for (name, value) in props {
+            let render = schema
+                .pointer(&pointer_to("/properties", name))
+                .and_then(|own| own.get(RENDER));
+            if render.and_then(Value::as_str) != Some("header") {
+                continue;
+            }
+            for (key, value) in value.as_object().into_iter().flatten() {
+                let Some(text) = value
+                    .as_str()
+                    .filter(|text| DynamicProperty::is_dynamic(text))
+                else {
+                    continue;
+                };
+                match DynamicProperty::parse(text) {
+                    Ok(property) => all.push(Addressed {
+                        rendered: Rendered::Text(property),
+                        place: Place::Header(format!("{name}/{key}")),
+                    }),
+                    Err(error) => {
+                        self.error(
+                            &pointer_to(&pointer_to(pointer, name), key),
+                            error.to_string(),
+                        );
+                        return None;
+                    }
+                }
+            }
         }
         Some(all)
     }
