@@ -84,7 +84,10 @@ fn small(out: &Path) -> Result<()> {
     let folder = out.join("small");
     fs::create_dir_all(&folder)?;
     let (source, program) = (folder.join("small.rs"), folder.join("small"));
-    fs::write(&source, "fn main() { assert!(std::env::args().len() > 0); }\n")?;
+    fs::write(
+        &source,
+        "fn main() { assert!(std::env::args().len() > 0); }\n",
+    )?;
     for argument in SMALL {
         let mut compiler = Command::new(variable("RUSTC")?);
         compiler.arg(&source).arg("-o").arg(&program);

@@ -4,59 +4,32 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use windlass_tests::load::{Publish, Subscribe, Subscriber};
-use windlass_tests::machine::{free_port, holds_within, shared};
-use windlass_tests::mosquitto::Mosquitto;
-use windlass_tests::windlass::{Said, binary, command};
+use windlass_tests::machine::{holds_within, shared};
+use windlass_tests::mosquitto::{Broker, Mosquitto};
+use windlass_tests::windlass::{Said, Windlass, binary, command};
 
 use crate::settings::{START, expect_all, warm_ones};
 
-/// A server on a data folder of its own.
+/// A server, and a folder for files that commands read.
 struct Server {
+    windlass: Windlass,
     folder: tempfile::TempDir,
     url: String,
-    child: Child,
 }
 
 impl Server {
     fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let port = free_port();
-        let address = format!("127.0.0.1:{port}");
-        let log = fs::File::create(folder.path().join("log")).expect("a file");
-        let child = Command::new(binary())
-            .args([
-                "serve",
-                "--rest",
-                &address,
-                "--push",
-                "127.0.0.1:0",
-                "--data",
-            ])
-            .arg(folder.path().join("data"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("windlass can be started");
-        let server = Self {
-            folder,
-            url: format!("http://{address}"),
-            child,
-        };
-        let ready = holds_within(START, || {
-            server.run(&["rules", "ls", "--json"]).code == Some(0)
-        });
-        assert!(ready, "the server does not answer: {}", server.log());
-        server
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        let windlass = Windlass::serve(&[]);
+        Self {
+            url: format!("http://127.0.0.1:{}", windlass.rest_port()),
+            folder: tempfile::tempdir().expect("a folder"),
+            windlass,
+        }
     }
 
     fn run(&self, words: &[&str]) -> Said {
@@ -68,13 +41,7 @@ impl Server {
     /// Runs a command that must succeed; its JSON values.
     fn ok(&self, words: &[&str]) -> Vec<Value> {
         let said = self.run(words);
-        assert_eq!(
-            said.code,
-            Some(0),
-            "{words:?}: {}\n{}",
-            said.all(),
-            self.log()
-        );
+        assert_eq!(said.code, Some(0), "{words:?}: {}", said.all());
         said.json()
     }
 
@@ -84,25 +51,16 @@ impl Server {
         path
     }
 
-    fn wait_connected(&self, id: &str) {
-        let up = holds_within(Duration::from_secs(20), || {
-            self.run(&["connections", "status", id, "--json"]).code == Some(0)
-        });
-        assert!(
-            up,
-            "{id} is not connected: {}",
-            self.run(&["connections", "get", id]).all()
-        );
+    /// The command ends with 0 before long.
+    fn wait(&self, words: &[&str], limit: Duration) {
+        let holds = holds_within(limit, || self.run(words).code == Some(0));
+        assert!(holds, "{words:?}: {}", self.run(words).all());
     }
-}
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-        if std::thread::panicking() {
-            eprintln!("--- log of the server ---\n{}", self.log());
-        }
+    /// One request as it is: status and body.
+    fn http(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let answered = self.windlass.rest().send(method, path, body.as_bytes());
+        (answered.status, answered.body)
     }
 }
 
@@ -113,7 +71,10 @@ fn text(path: &Path) -> String {
 #[test]
 fn each_resource_is_listed_made_changed_started_stopped_and_deleted_by_commands() {
     let _machine = shared();
-    let broker = Mosquitto::start();
+    let broker = Mosquitto::with(Broker {
+        extra: "log_type subscribe".to_owned(),
+        ..Broker::default()
+    });
     let server = Server::start();
     let set = format!("server={}", broker.url());
     server.ok(&[
@@ -161,7 +122,7 @@ fn each_resource_is_listed_made_changed_started_stopped_and_deleted_by_commands(
         "the server's own words: {}",
         said.err
     );
-    server.wait_connected("plant");
+    server.wait(&["connections", "status", "plant"], START);
     let get = server.ok(&["connections", "get", "plant", "--json"]);
     assert_eq!(get[0]["props"]["password"], "******");
     let listed = server.run(&["connections", "ls"]);
@@ -191,10 +152,7 @@ fn each_resource_is_listed_made_changed_started_stopped_and_deleted_by_commands(
     );
     let far = Subscriber::start(Subscribe::new(broker.port(), "far", "out", 1));
     server.ok(&["rules", "start", "warm"]);
-    let runs = holds_within(START, || {
-        server.run(&["rules", "status", "warm"]).code == Some(0)
-    });
-    assert!(runs, "{}", server.run(&["rules", "status", "warm"]).all());
+    server.wait(&["rules", "status", "warm"], START);
     let subscribed = holds_within(Duration::from_secs(10), || broker.logged("c1 1 in/#") > 0);
     assert!(subscribed, "{}", broker.log());
     let sent = Publish::new(broker.port(), "in/1", 1)
@@ -233,7 +191,7 @@ fn each_resource_is_listed_made_changed_started_stopped_and_deleted_by_commands(
         "[]"
     );
     assert!(
-        !server.log().contains("hunter2-hunter2"),
+        !server.windlass.log().contains("hunter2-hunter2"),
         "a secret is in the log"
     );
 }
@@ -271,11 +229,8 @@ fn apply_makes_changes_and_with_prune_deletes_and_says_before_what_it_would_do()
     );
     let said = apply(&[]);
     assert_eq!(said.code, Some(0), "{}", said.all());
-    server.wait_connected("plant");
-    let runs = holds_within(START, || {
-        server.run(&["rules", "status", "warm"]).code == Some(0)
-    });
-    assert!(runs, "{}", server.run(&["rules", "status", "warm"]).all());
+    server.wait(&["connections", "status", "plant"], START);
+    server.wait(&["rules", "status", "warm"], START);
 
     // The same again cuts nobody off, though the password cannot be compared.
     let said = apply(&[]);
@@ -356,7 +311,7 @@ fn an_export_of_one_server_is_imported_by_another_and_masks_keep_what_is_stored(
     let (from, to) = (Server::start(), Server::start());
     let file = from.write("m.yaml", &manifest(&broker.url(), ""));
     from.ok(&["apply", "-f", &text(&file), "--json"]);
-    from.wait_connected("plant");
+    from.wait(&["connections", "status", "plant"], START);
 
     // A running server is judged as an eKuiper is, by its export.
     let said = command(&["import-ekuiper", &from.url, "--json"]);
@@ -368,7 +323,7 @@ fn an_export_of_one_server_is_imported_by_another_and_masks_keep_what_is_stored(
         said.all()
     );
 
-    let export = http(&from.url, "GET", "/data/export", None).1;
+    let export = from.http("GET", "/data/export", "").1;
     let data: Value = serde_json::from_str(&export).expect("JSON");
     let sections: Vec<&str> = data
         .as_object()
@@ -395,14 +350,14 @@ fn an_export_of_one_server_is_imported_by_another_and_masks_keep_what_is_stored(
     );
     assert!(!export.contains("hunter2-hunter2"), "secrets are masked");
     assert_eq!(
-        http(&from.url, "GET", "/data/export?secrets=true", None).0,
+        from.http("GET", "/data/export?secrets=true", "").0,
         403,
         "nobody has proved to be an admin"
     );
 
     // Back into the same server: nothing changes, nobody is cut off.
     let body = json!({"content": export}).to_string();
-    let (status, answer) = http(&from.url, "POST", "/data/import?partial=1", Some(&body));
+    let (status, answer) = from.http("POST", "/data/import?partial=1", &body);
     assert_eq!(status, 200, "{answer}");
     let answer: Value = serde_json::from_str(&answer).expect("JSON");
     assert_eq!(answer["ErrorMsg"], "");
@@ -421,7 +376,7 @@ fn an_export_of_one_server_is_imported_by_another_and_masks_keep_what_is_stored(
     );
 
     // Into another: its masked secret is nobody's, and what hangs on it says so.
-    let (status, answer) = http(&to.url, "POST", "/data/import", Some(&body));
+    let (status, answer) = to.http("POST", "/data/import", &body);
     assert_eq!(status, 400, "{answer}");
     let envelope: Value = serde_json::from_str(&answer).expect("an envelope");
     let inner: Value = serde_json::from_str(envelope["message"].as_str().expect("text"))
@@ -435,7 +390,7 @@ fn an_export_of_one_server_is_imported_by_another_and_masks_keep_what_is_stored(
         inner["ConfigResponse"]["rules"]["warm"].is_string(),
         "{inner}"
     );
-    let last = http(&to.url, "GET", "/data/import/status", None).1;
+    let last = to.http("GET", "/data/import/status", "").1;
     assert_eq!(
         serde_json::from_str::<Value>(&last).expect("JSON"),
         inner["ConfigResponse"]
@@ -457,13 +412,10 @@ fn an_export_of_one_server_is_imported_by_another_and_masks_keep_what_is_stored(
         .replace("******", "hunter2-hunter2")
         .replace("applied", "imported");
     let body = json!({"content": whole}).to_string();
-    let (status, answer) = http(&to.url, "POST", "/data/import", Some(&body));
+    let (status, answer) = to.http("POST", "/data/import", &body);
     assert_eq!(status, 200, "{answer}");
-    to.wait_connected("plant");
-    let runs = holds_within(START, || {
-        to.run(&["rules", "status", "warm"]).code == Some(0)
-    });
-    assert!(runs, "{}", to.run(&["rules", "status", "warm"]).all());
+    to.wait(&["connections", "status", "plant"], START);
+    to.wait(&["rules", "status", "warm"], START);
     let connections = to.ok(&["connections", "ls", "--json"]);
     assert_eq!(
         connections.len(),
@@ -472,22 +424,20 @@ fn an_export_of_one_server_is_imported_by_another_and_masks_keep_what_is_stored(
     );
 
     // The YAML form and the ruleset go round too.
-    let yaml = http(&to.url, "GET", "/v2/data/export", None).1;
+    let yaml = to.http("GET", "/v2/data/export", "").1;
     assert!(yaml.contains("connections.mqtt.plant:"), "{yaml}");
-    let (status, answer) = http(
-        &to.url,
+    let (status, answer) = to.http(
         "POST",
         "/v2/data/import",
-        Some(&json!({"content": yaml}).to_string()),
+        &json!({"content": yaml}).to_string(),
     );
     assert_eq!((status, answer.as_str()), (200, "success"));
-    let ruleset = http(&to.url, "POST", "/ruleset/export", None).1;
+    let ruleset = to.http("POST", "/ruleset/export", "").1;
     to.ok(&["rules", "delete", "warm"]);
-    let (status, answer) = http(
-        &to.url,
+    let (status, answer) = to.http(
         "POST",
         "/ruleset/import",
-        Some(&json!({"content": ruleset}).to_string()),
+        &json!({"content": ruleset}).to_string(),
     );
     assert_eq!(
         (status, answer.as_str()),
@@ -502,7 +452,7 @@ fn an_export_of_one_server_is_imported_by_another_and_masks_keep_what_is_stored(
         (json!({"content": "{\"streams\": "}), "not JSON"),
         (json!({"file": "file:///etc/passwd"}), "reads no files"),
     ] {
-        let (status, answer) = http(&to.url, "POST", "/data/import", Some(&body.to_string()));
+        let (status, answer) = to.http("POST", "/data/import", &body.to_string());
         assert_eq!(status, 400);
         assert!(answer.contains(words), "{answer}");
     }
@@ -511,37 +461,6 @@ fn an_export_of_one_server_is_imported_by_another_and_masks_keep_what_is_stored(
         1,
         "what is refused changes nothing"
     );
-}
-
-/// One request with plain sockets: status and body.
-fn http(base: &str, method: &str, path: &str, body: Option<&str>) -> (u16, String) {
-    use std::io::{Read as _, Write as _};
-    let address = base.trim_start_matches("http://");
-    let mut socket = std::net::TcpStream::connect(address).expect("the server takes a connection");
-    socket
-        .set_read_timeout(Some(Duration::from_secs(60)))
-        .expect("set");
-    let body = body.unwrap_or_default();
-    write!(
-        socket,
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    )
-    .expect("sent");
-    let mut answer = Vec::new();
-    socket.read_to_end(&mut answer).expect("read");
-    let text = String::from_utf8(answer).expect("UTF-8");
-    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|code| code.parse().ok())
-        .expect("a status");
-    assert!(
-        !head.to_lowercase().contains("transfer-encoding: chunked"),
-        "{head}"
-    );
-    (status, body.to_owned())
 }
 
 #[test]

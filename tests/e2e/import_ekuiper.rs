@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use windlass_tests::load::{Publish, Subscribe, Subscriber};
 use windlass_tests::machine::shared;
-use windlass_tests::mosquitto::Mosquitto;
+use windlass_tests::mosquitto::{Broker, Mosquitto};
 use windlass_tests::windlass::{Said, command};
 
 use crate::settings::{expect_all, warm_ones};
@@ -100,7 +100,10 @@ fn import(from: &Path, more: &[&str]) -> Said {
 #[test]
 fn an_export_is_judged_item_by_item_and_what_works_runs_with_its_messages() {
     let _machine = shared();
-    let broker = Mosquitto::start();
+    let broker = Mosquitto::with(Broker {
+        extra: "log_type subscribe".to_owned(),
+        ..Broker::default()
+    });
     let folder = tempfile::tempdir().expect("a folder");
     let (from, to) = (
         folder.path().join("export.json"),
@@ -145,7 +148,7 @@ fn an_export_is_judged_item_by_item_and_what_works_runs_with_its_messages() {
         ("table devices", "unsupported", "tables serve joins"),
         ("rule warm", "works", ""),
         ("rule scheduled", "warning", "cron"),
-        ("rule windowed", "unsupported", "window"),
+        ("rule windowed", "unsupported", "downstream"),
         ("rule joined", "unsupported", "JOIN"),
         (
             "rule on_cam",
