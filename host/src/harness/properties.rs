@@ -36,13 +36,14 @@ pub fn apply(
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
-    // What is rendered into the subject is the host's business: the guest sees the message. What goes into
-    // a header stays, so that the guest knows which.
+    // What is rendered per message is the host's business: the guest sees the message.
     properties.retain(|name, value| {
         let rendered = schema
             .pointer(&pointer_to("/properties", name))
-            .and_then(|property| property.get(RENDER))
-            .is_some_and(|place| place == "subject");
+            .is_some_and(|property| {
+                // What is shared the connector gets as it was written, beside what is made of it.
+                property.get(RENDER).is_some() && property.get(SHARED) != Some(&Value::Bool(true))
+            });
         !(rendered && is_template(value))
     });
     Ok(Value::Object(properties).to_string())

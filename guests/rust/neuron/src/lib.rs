@@ -110,14 +110,6 @@ impl Sink for NeuronSink {
     type Config = SinkConfig;
 
     fn open(config: SinkConfig) -> Result<Self, Error> {
-        // What the host renders into headers stands here as it was written.
-        let fixed = |text: &String| !text.contains("{{");
-        let config = SinkConfig {
-            node_name: config.node_name.filter(fixed),
-            group_name: config.group_name.filter(fixed),
-            tags: config.tags.filter(|tags| tags.iter().all(fixed)),
-            raw: config.raw,
-        };
         Ok(Self {
             client: Client::open("neuron")?,
             config,

@@ -255,27 +255,24 @@ impl Shape {
                 .collect()
         };
         let columns = batch.columns();
-        let requests = columns
-            .contents()
-            .enumerate()
-            .map(|(number, (payload, _))| {
-                let mut all = self.fixed();
-                all.extend(of(&headers, number));
-                let body = match file {
-                    Some((file, fixed)) => {
-                        let fixed = fixed.iter().filter_map(|(name, source)| match source {
-                            Source::Fixed(value) => Some((name.clone(), value.clone())),
-                            Source::Header(_) => None,
-                        });
-                        let mut parts: Vec<_> = fixed.collect();
-                        parts.extend(of(&fields, number));
-                        form::body(&parts, file, payload)
-                    }
-                    None if matches!(self.body, Body::None) => Vec::new(),
-                    None => payload.to_vec(),
-                };
-                self.request(path_of(number), all, body)
-            });
+        let requests = columns.each().enumerate().map(|(number, payload)| {
+            let mut all = self.fixed();
+            all.extend(of(&headers, number));
+            let body = match file {
+                Some((file, fixed)) => {
+                    let fixed = fixed.iter().filter_map(|(name, source)| match source {
+                        Source::Fixed(value) => Some((name.clone(), value.clone())),
+                        Source::Header(_) => None,
+                    });
+                    let mut parts: Vec<_> = fixed.collect();
+                    parts.extend(of(&fields, number));
+                    form::body(&parts, file, payload)
+                }
+                None if matches!(self.body, Body::None) => Vec::new(),
+                None => payload.to_vec(),
+            };
+            self.request(path_of(number), all, body)
+        });
         Plan::Each(requests.collect())
     }
 

@@ -58,7 +58,7 @@ pub struct Output {
 }
 
 impl OutputPlan {
-    /// Properties to be rendered for each message, in this order.
+    /// Properties to be rendered for each message; see [`dynamic_properties`].
     #[must_use]
     pub fn with_dynamic(mut self, dynamic: Vec<Addressed>) -> Self {
         self.dynamic = dynamic;

@@ -226,38 +226,6 @@ fn of_a_message_with_a_row_that_fails_nothing_is_sent() {
 }
 
 #[test]
-fn rendered_texts_go_to_the_subject_and_to_headers_in_place_of_what_was_there() {
-    let header = |name: &str, text: &str| Addressed {
-        rendered: Rendered::Text(DynamicProperty::parse(text).unwrap()),
-        place: Place::Header(name.to_owned()),
-    };
-    let dynamic = vec![
-        subject("{{.a}}"),
-        header("headers/X", "x{{.a}}"),
-        header("m", "{{.b.c}}"),
-    ];
-    let row = br#"{"a":7,"b":{"c":"z"}}"#;
-    let plan = planned(json!({})).plan.with_dynamic(dynamic);
-    let texts = plan.render_dynamic(row).unwrap();
-    let message = Message {
-        headers: vec![
-            ("m".to_owned(), "theirs".to_owned()),
-            ("n".to_owned(), "n".to_owned()),
-        ]
-        .into(),
-        ..Message::new("p")
-    };
-    let put = plan.address(message, texts);
-    assert_eq!(&*put.subject, "7");
-    let pairs = [("n", "n"), ("headers/X", "x7"), ("m", "z")];
-    assert_eq!(
-        put.headers.pairs(),
-        pairs.map(|(name, value)| (name.to_owned(), value.to_owned()))
-    );
-    assert!(plan.render_dynamic(b"{}").is_err());
-}
-
-#[test]
 fn a_property_that_cannot_be_rendered_is_a_dead_letter_of_that_message_alone() {
     let rows = rows(
         &[r#"{"line":"A"}"#, r#"{"b":1}"#, r#"{"line":"C"}"#],

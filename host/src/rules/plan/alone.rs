@@ -46,8 +46,7 @@ pub fn alone(
         Role::Sink => planner.rendered(&connector, &props, CONFIG),
         Role::Source => None,
     };
-    let given = Given { props, divided };
-    let guest = planner.guest(connector, name, role, given, CONFIG, &at);
+    let guest = planner.guest(connector, name, role, Given { props, divided }, CONFIG, &at);
     match guest {
         Some(guest) if planner.errors.is_empty() => Ok(Alone {
             guest,

@@ -33,8 +33,8 @@ impl Planner<'_> {
         props: &mut Map<String, Value>,
         at: &dyn Fn(&str) -> String,
     ) -> Properties {
-        let named = ["connectionSelector", "connentionSelector", "connections"];
-        if connector.descriptor.slots.is_empty() || named.iter().any(|it| props.contains_key(*it)) {
+        let mut named = SELECTORS.iter().chain(&["connections"]);
+        if connector.descriptor.slots.is_empty() || named.any(|it| props.contains_key(*it)) {
             return Properties::new();
         }
         self.pool.divide(typ, props).unwrap_or_else(|errors| {
@@ -72,13 +72,15 @@ impl Planner<'_> {
         if self.errors.len() > before {
             return None;
         }
-        // What is rendered into the subject is the host's business: the guest sees the message. What goes
-        // into a header stays, so that the guest knows which.
+        // What is rendered per message is the host's business: the guest sees the message. What is shared
+        // it gets as it was written too.
         props.retain(|name, value| {
             let rendered = schema
                 .pointer(&pointer_to("/properties", name))
-                .and_then(|property| property.get(RENDER))
-                .is_some_and(|place| place == "subject");
+                .is_some_and(|property| {
+                    property.get(RENDER).is_some()
+                        && property.get(SHARED) != Some(&Value::Bool(true))
+                });
             !(rendered && is_dynamic(value))
         });
         Some(GuestPlan {

@@ -522,7 +522,6 @@ impl Planner<'_> {
             .unwrap_or_default()
             .to_owned();
         self.whose = format!("action \"{name}\" of rule \"{}\"", rule.id);
-        let divided = self.divided(&connector, &def.typ, &mut props, &at);
         let given = Given { props, divided };
         let guest = self.guest(connector, &def.typ, Role::Sink, given, &def.pointer, &at)?;
         let mut spill = spill?;
@@ -543,8 +542,8 @@ impl Planner<'_> {
         })
     }
 
-    /// The properties that are rendered for each message: into its subject, or into headers named
-    /// `<property>`, or `<property>/<key>` for a text of an object. None after a mistake.
+    /// The properties that are rendered for each message: texts and lists of texts, and the
+    /// texts of an object that go into headers, named `<property>/<key>`. None after a mistake.
     fn rendered(
         &mut self,
         connector: &Connector,
@@ -561,7 +560,7 @@ impl Planner<'_> {
                 return None;
             }
         };
-        let mut all = self.rendered_objects(&schema, props, pointer)?;
+        let mut all = Vec::new();
         for (name, rendered) in found {
             let render = schema
                 .pointer(&pointer_to("/properties", &name))
@@ -614,40 +613,6 @@ impl Planner<'_> {
             }
         }
         Some(all)
-    }
-
-    /// The texts inside of objects that are rendered into headers.
-    fn rendered_objects(
-        &mut self,
-        schema: &Value,
-        props: &Map<String, Value>,
-        pointer: &str,
-    ) -> Option<Vec<Addressed>> {
-        let (mut all, before) = (Vec::new(), self.errors.len());
-        for (name, value) in props {
-            let render = schema
-                .pointer(&pointer_to("/properties", name))
-                .and_then(|own| own.get(RENDER));
-            let Value::Object(object) = value else {
-                continue;
-            };
-            if render.and_then(Value::as_str) != Some("header") {
-                continue;
-            }
-            match dynamic_properties(object, &[]) {
-                Ok(found) => all.extend(found.into_iter().map(|(key, rendered)| Addressed {
-                    rendered,
-                    place: Place::Header(format!("{name}/{key}")),
-                })),
-                Err(errors) => {
-                    let at = pointer_to(pointer, name);
-                    for error in errors {
-                        self.error(&format!("{at}{}", error.at), error.message);
-                    }
-                }
-            }
-        }
-        (self.errors.len() == before).then_some(all)
     }
 
     /// A connector by its name: one of the manifest, else a bundled one.
