@@ -25,6 +25,7 @@ pub mod http;
 pub mod httppush;
 pub mod inbox;
 pub mod listener;
+pub mod interest;
 pub mod memory;
 pub mod mqtt;
 pub mod nng;
@@ -42,8 +43,10 @@ pub mod takers;
 mod testing;
 pub mod tls;
 pub mod transport;
+pub mod uplink;
 pub mod urls;
 pub mod websocket;
+pub mod window;
 
 pub use inbox::Inbox;
 pub use property::{Property, PropertyKind};
