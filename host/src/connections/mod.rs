@@ -30,6 +30,7 @@ pub mod memory;
 pub mod mqtt;
 pub mod nng;
 pub mod outbox;
+pub mod nats;
 pub mod pool;
 pub mod properties;
 pub mod property;

@@ -157,6 +157,7 @@ connection_types! {
     httppush::HttpPush,
     mqtt::Mqtt,
     nng::Nng,
+    nats::Nats,
     sql::SqlDatabase,
     websocket::WebSocket,
 }
