@@ -34,6 +34,7 @@ pub mod nats;
 pub mod pool;
 pub mod properties;
 pub mod property;
+pub mod redis;
 pub mod registry;
 pub mod secrets;
 pub mod sql;

@@ -158,6 +158,7 @@ connection_types! {
     mqtt::Mqtt,
     nng::Nng,
     nats::Nats,
+    redis::Redis,
     sql::SqlDatabase,
     websocket::WebSocket,
 }
