@@ -20,6 +20,7 @@ use crate::message::{Batch, Rejection};
 
 pub mod backoff;
 pub mod dataport;
+pub mod edgex;
 pub mod file;
 pub mod http;
 pub mod httppush;

@@ -154,6 +154,7 @@ macro_rules! connection_types {
 
 connection_types! {
     http::HttpServer,
+    edgex::Edgex,
     httppush::HttpPush,
     mqtt::Mqtt,
     nng::Nng,
