@@ -153,12 +153,12 @@ macro_rules! connection_types {
 }
 
 connection_types! {
-    http::HttpServer,
     edgex::Edgex,
+    http::HttpServer,
     httppush::HttpPush,
     mqtt::Mqtt,
-    nng::Nng,
     nats::Nats,
+    nng::Nng,
     redis::Redis,
     sql::SqlDatabase,
     websocket::WebSocket,

@@ -67,7 +67,7 @@ fn value(
             let number = i128::from(decoder.int().map_err(words)?);
             text(out, &number.to_string());
         }
-        Type::F16 => float(out, f64::from(decoder.f16().map_err(words)?)),
+        Type::F16 => float(out, half(decoder)?),
         Type::F32 => float(out, f64::from(decoder.f32().map_err(words)?)),
         Type::F64 => float(out, decoder.f64().map_err(words)?),
         Type::Bytes => write_json_text(out, &base64_encode(decoder.bytes().map_err(words)?)),
@@ -156,6 +156,25 @@ fn name(decoder: &mut Decoder<'_>, out: &mut Vec<u8>) -> Result<(), String> {
     Ok(())
 }
 
+/// A float of 16 bits (RFC 8949, appendix D).
+fn half(decoder: &mut Decoder<'_>) -> Result<f64, String> {
+    let at = decoder.position();
+    let bytes = decoder.input().get(at + 1..at + 3);
+    let Some(&[high, low]) = bytes else {
+        return Err("it is not valid CBOR: a float is cut".to_owned());
+    };
+    decoder.set_position(at + 3);
+    let bits = u16::from_be_bytes([high, low]);
+    let fraction = f64::from(bits & 0x3ff) / 1024.0;
+    let value = match i32::from(bits >> 10 & 0x1f) {
+        0 => fraction * 2_f64.powi(-14),
+        31 if fraction == 0.0 => f64::INFINITY,
+        31 => f64::NAN,
+        exponent => (1.0 + fraction) * 2_f64.powi(exponent - 15),
+    };
+    Ok(if bits >> 15 == 0 { value } else { -value })
+}
+
 fn text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
@@ -220,6 +239,7 @@ mod tests {
             &[][..],
             &[0xff],
             &[0x1b, 1],
+            &[0xf9, 0x3e],
             &[0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
             &[0xbb, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
             &[0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
