@@ -11,10 +11,10 @@ use windlass_tests::manifest::{Manifest, publish_to};
 use windlass_tests::mosquitto::Mosquitto;
 use windlass_tests::nats::{self, Nats};
 use windlass_tests::redis::{self, Redis};
-use windlass_tests::windlass::{Windlass, command};
+use windlass_tests::windlass::Windlass;
 use windlass_tests::wire;
 
-use crate::settings::{START, wait_ready};
+use crate::settings::{START, letters, wait_ready};
 
 /// Value type, the member of the reading, and the JSON that the row must have.
 const VALUES: &[(&str, &str, &str)] = &[
@@ -482,11 +482,11 @@ fn what_is_no_event_goes_to_the_dead_letters_once_and_those_around_it_arrive() {
         Some("running")
     );
     assert_eq!(windlass.terminate(Duration::from_secs(15)), Some(0));
-    let data = windlass.data().display().to_string();
-    let letters = command(&["deadletters", "ls", "--data", &data, "--json"]);
-    assert_eq!(letters.json().len(), bad.len(), "{}", letters.all());
+    let letters = letters(&windlass);
+    assert_eq!(letters.len(), bad.len(), "{letters:?}");
+    let said = json!(letters).to_string();
     for words in ["EdgeX envelope", "device d1 is locked", "CBOR"] {
-        assert!(letters.out.contains(words), "{words}: {}", letters.out);
+        assert!(said.contains(words), "{words}: {said}");
     }
 }
 
