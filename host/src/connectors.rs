@@ -36,12 +36,15 @@ mod tests {
     #[test]
     fn the_connectors_that_need_no_folder_of_ones_own_are_there_by_name() {
         for name in [
+            "edgex",
             "file",
             "httppush",
             "log",
             "memory",
             "mqtt",
+            "nats",
             "nop",
+            "redis",
             "simulator",
         ] {
             assert!(bundled(name).is_some(), "{name}");

@@ -56,6 +56,9 @@ fn the_bundled_connectors_keep_every_promise() {
     let _machine = shared();
     for (name, more) in [
         ("mqtt", &[][..]),
+        ("nats", &[]),
+        ("redis", &["--config", r#"{"channel":"a"}"#]),
+        ("edgex", &[]),
         ("memory", &[]),
         ("file", &["--config", r#"{"path":"a.json"}"#]),
         ("simulator", &["--config", r#"{"interval":20}"#]),

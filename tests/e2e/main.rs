@@ -3,12 +3,14 @@
 
 mod bad_input;
 mod broker_killed;
+mod buses;
 mod c_connectors;
 mod client;
 mod cuts;
 mod dead_letters;
 mod dead_sink;
 mod delivery;
+mod edgex;
 mod guests;
 mod harness;
 mod host_killed;

@@ -6,6 +6,7 @@
 //! | [`windlass`] | the process under test |
 //! | [`manifest`] | what it is told to do |
 //! | [`mosquitto`], [`certificates`] | a real broker, with TLS or without |
+//! | [`nats`], [`redis`] | other real brokers, and clients of a few lines |
 //! | [`postgres`], [`mariadb`] | real databases |
 //! | [`bridge`] | the yardstick of the benchmark |
 //! | [`pusher`] | clients that push by HTTP |
@@ -27,12 +28,14 @@ pub mod manifest;
 pub mod mariadb;
 pub mod mosquitto;
 pub mod nginx;
+pub mod nats;
 pub mod oracle;
 pub mod peer;
 pub mod postgres;
 pub mod proxy;
 pub mod pusher;
 pub mod rest;
+pub mod redis;
 pub mod sniffer;
 pub mod toolchain;
 pub mod tutorial;

@@ -153,10 +153,13 @@ macro_rules! connection_types {
 }
 
 connection_types! {
+    edgex::Edgex,
     http::HttpServer,
     httppush::HttpPush,
     mqtt::Mqtt,
+    nats::Nats,
     nng::Nng,
+    redis::Redis,
     sql::SqlDatabase,
     websocket::WebSocket,
 }

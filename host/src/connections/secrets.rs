@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::properties::resolve;
-use super::{Properties, Property};
+use super::{Properties, Property, PropertyKind};
 
 /// What stands in place of a secret.
 pub const MASK: &str = "******";
@@ -34,8 +34,11 @@ const SECRET_WORDS: [&str; 9] = [
 #[must_use]
 pub fn mask(properties: &Properties, known: &[Property]) -> Properties {
     let shown = properties.iter().map(|(name, value)| {
-        let secret = is_secret(name, known);
-        (name.clone(), mask_value(value, secret))
+        let shown = match (value, inner(name, known)) {
+            (Value::Object(object), Some(inner)) => Value::Object(mask(object, inner)),
+            _ => mask_value(value, is_secret(name, known)),
+        };
+        (name.clone(), shown)
     });
     shown.collect()
 }
@@ -70,6 +73,17 @@ fn merge_value(given: &Value, stored: Option<&Value>) -> Value {
                 .collect()
         }
         _ => given.clone(),
+    }
+}
+
+/// The properties of a property that is an object of its own.
+fn inner(name: &str, known: &[Property]) -> Option<&'static [Property]> {
+    let property = known
+        .iter()
+        .find(|known| known.name.eq_ignore_ascii_case(name))?;
+    match property.kind {
+        PropertyKind::Object(inner) if !property.secret => Some(inner),
+        _ => None,
     }
 }
 
@@ -129,10 +143,17 @@ impl Scrubber {
     #[must_use]
     pub fn new(properties: &Properties, known: &[Property], base: &Path) -> Self {
         let mut scrubber = Self::default();
-        for (name, value) in properties {
-            scrubber.collect(value, is_secret(name, known), base);
-        }
+        scrubber.collect_all(properties, known, base);
         scrubber
+    }
+
+    fn collect_all(&mut self, properties: &Properties, known: &[Property], base: &Path) {
+        for (name, value) in properties {
+            match (value, inner(name, known)) {
+                (Value::Object(object), Some(inner)) => self.collect_all(object, inner, base),
+                _ => self.collect(value, is_secret(name, known), base),
+            }
+        }
     }
 
     fn collect(&mut self, value: &Value, secret: bool, base: &Path) {
@@ -272,6 +293,24 @@ mod tests {
         assert_eq!(shown["qos"], 1);
         let referred = mask(&props(json!({"password": "env:PW"})), KNOWN);
         assert_eq!(referred["password"], "env:PW");
+    }
+
+    #[test]
+    fn secrets_of_an_object_are_those_that_its_own_list_names() {
+        const INNER: &[Property] = &[
+            Property::secret("KeyPEMBlock"),
+            Property::plain("TokenTopic"),
+        ];
+        const OUTER: &[Property] = &[Property::plain("optional").of(PropertyKind::Object(INNER))];
+        let stored = props(json!({"optional": {"keypemblock": "hunter2", "tokenTopic": "t/t/t"}}));
+        let shown = mask(&stored, OUTER);
+        assert_eq!(
+            shown["optional"],
+            json!({"keypemblock": MASK, "tokenTopic": "t/t/t"})
+        );
+        assert_eq!(merge(&shown, &stored), stored);
+        let scrubber = Scrubber::new(&stored, OUTER, Path::new("/"));
+        assert_eq!(scrubber.clean("hunter2 t/t/t"), "****** t/t/t");
     }
 
     #[test]

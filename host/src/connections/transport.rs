@@ -144,6 +144,38 @@ impl Endpoint {
         })
     }
 
+    /// Reads `scheme://host:port` of a protocol that has its own schemes, each without or with TLS;
+    /// without one the text is `host:port`, in the clear. Without a port it is `port`.
+    ///
+    /// # Errors
+    /// A sentence on what is wrong, without the user part of the URL.
+    pub fn parse_own(
+        text: &str,
+        schemes: &[(&'static str, bool)],
+        port: u16,
+    ) -> Result<Self, String> {
+        let (tls, rest) = match text.split_once("://") {
+            None => (false, text),
+            Some((scheme, rest)) => {
+                let lower = scheme.to_ascii_lowercase();
+                let known = schemes.iter().find(|(name, _)| *name == lower);
+                let Some((_, tls)) = known else {
+                    let names: Vec<_> = schemes.iter().map(|(name, _)| *name).collect();
+                    let hint = nearest(&lower, names.iter().copied())
+                        .map(|name| format!("did you mean \"{name}\"? "))
+                        .unwrap_or_default();
+                    return Err(format!(
+                        "has the scheme \"{scheme}\"; {hint}Allowed: {}",
+                        names.join(", ")
+                    ));
+                };
+                (*tls, rest)
+            }
+        };
+        let plain = Self::parse(&format!("tcp://{rest}"), Some((port, port)))?;
+        Ok(Self { tls, ..plain })
+    }
+
     /// A plain TCP or TLS endpoint.
     #[must_use]
     pub fn new(host: impl Into<String>, port: u16, tls: bool) -> Self {
@@ -159,6 +191,12 @@ impl Endpoint {
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.tls
+    }
+
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The host's name or address, without brackets.

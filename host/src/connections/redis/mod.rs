@@ -1,0 +1,294 @@
+//! Redis: the connection type `redis`, over the library `redis` and RESP3 (Redis 6 or newer).
+//! Channels and patterns (at most once), streams with consumer groups (at least once), and out:
+//! PUBLISH, XADD, SET and lists. Knows no rules; imports nothing of the other types.
+
+mod asked;
+mod config;
+mod fault;
+mod link;
+mod publish;
+mod reader;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::interest::Interest;
+use super::uplink::Uplink;
+use super::window::Window;
+use super::{
+    ConfigError, Connection, ConnectionType, Context, Inbox, Messaging, Properties, Property,
+    PublishOptions, SubscribeOptions, SubscriptionGuard,
+};
+use crate::error::ConnectionError;
+use crate::message::{Batch, Message, Rejection};
+use asked::{Manner, Wanted};
+use config::Config;
+use link::Link;
+
+/// The name under which this host's part of consumers' names is kept.
+const HOST: &str = "redis-host";
+/// How long a farewell may take.
+const FAREWELL: Duration = Duration::from_millis(700);
+/// The part of a refused payload that goes to the dead letters.
+const HEAD: usize = 1024;
+
+/// A stream as one consumer of a group sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Place {
+    key: String,
+    group: String,
+    consumer: String,
+}
+
+/// The connection type `redis`.
+#[derive(Debug)]
+pub struct Redis;
+
+impl ConnectionType for Redis {
+    const NAME: &'static str = "redis";
+    const ALIASES: &'static [&'static str] = &["redissub", "redispub"];
+    const PROPERTIES: &'static [Property] = config::PROPERTIES;
+
+    fn build(
+        properties: &Properties,
+        context: Context,
+    ) -> Result<Arc<dyn Connection>, Vec<ConfigError>> {
+        let config = Config::read(properties, &context.base)?;
+        Ok(Arc::new(Connected {
+            shared: Arc::new(Shared {
+                window: Window::new(context.limits),
+                config,
+                context,
+                takers: Arc::default(),
+                again: Mutex::default(),
+                useful: AtomicBool::new(false),
+                host: OnceLock::new(),
+                notes: Mutex::default(),
+            }),
+            uplink: Uplink::default(),
+            link: tokio::sync::Mutex::new(None),
+            closing: CancellationToken::new(),
+        }))
+    }
+}
+
+/// What outlives each link.
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    context: Context,
+    takers: Arc<Interest<Wanted>>,
+    /// Entries of streams that are not settled.
+    window: Window<(Arc<Place>, String), ()>,
+    /// Where entries were abandoned: they are to be read again.
+    again: Mutex<BTreeSet<Arc<Place>>>,
+    /// The server has taken a message since this was last asked.
+    useful: AtomicBool,
+    /// This host's part of the names of consumers.
+    host: OnceLock<String>,
+    /// What is not as it should be though the link works, by what it is about.
+    notes: Mutex<BTreeMap<String, String>>,
+}
+
+impl Shared {
+    /// Takes or drops the note on a stream.
+    fn note(&self, place: &Place, why: Option<String>) {
+        let mut notes = self.notes.lock();
+        match why {
+            Some(why) => notes.insert(
+                place.key.clone(),
+                format!("the stream \"{}\" cannot be read: {why}", place.key),
+            ),
+            None => notes.remove(&place.key),
+        };
+    }
+
+    /// A consumer's name where none is given: the same after a restart, and no other host's.
+    fn consumer(&self) -> String {
+        let host = self.host.get().map_or("", String::as_str);
+        format!("windlass-{}-{host}", self.context.id)
+    }
+
+    /// Counts a message that came in. None: it is too large for this host, and with the dead letters.
+    fn received(&self, message: Message) -> Option<Message> {
+        let traffic = &self.context.traffic;
+        let limit = self.context.limits.max_message_bytes;
+        if message.payload.len() > limit {
+            traffic.refused.fetch_add(1, Ordering::Relaxed);
+            let sentence = format!(
+                "the message has {} bytes; {limit} are taken in",
+                message.payload.len()
+            );
+            let error = ConnectionError::permanent("too-large", sentence);
+            let head = message.payload.slice(..HEAD.min(message.payload.len()));
+            self.context.refused.refused(&message.subject, head, &error);
+            return None;
+        }
+        traffic.messages_in.fetch_add(1, Ordering::Relaxed);
+        traffic
+            .bytes_in
+            .fetch_add(length(&message), Ordering::Relaxed);
+        Some(message)
+    }
+
+    /// Counts a message that went out.
+    fn sent(&self, message: &Message) {
+        let traffic = &self.context.traffic;
+        traffic.messages_out.fetch_add(1, Ordering::Relaxed);
+        traffic
+            .bytes_out
+            .fetch_add(length(message), Ordering::Relaxed);
+        self.useful.store(true, Ordering::Relaxed);
+    }
+}
+
+fn length(message: &Message) -> u64 {
+    u64::try_from(message.payload.len()).unwrap_or(u64::MAX)
+}
+
+#[derive(Debug)]
+struct Connected {
+    shared: Arc<Shared>,
+    uplink: Uplink<MultiplexedConnection>,
+    link: tokio::sync::Mutex<Option<Link>>,
+    /// Nothing drives the link any more.
+    closing: CancellationToken,
+}
+
+impl Connected {
+    /// This host's part of consumers' names, kept over restarts.
+    async fn host(&self) -> Result<(), ConnectionError> {
+        if self.shared.host.get().is_some() {
+            return Ok(());
+        }
+        let memory = &self.shared.context.memory;
+        let host = match memory.get(HOST).await {
+            Some(host) => host,
+            None => {
+                let host = format!("{:08x}", rand::random::<u32>());
+                // Not kept, it would be another one after a restart, and what this consumer had not
+                // settled would be another's.
+                memory.put(HOST, &host).await?;
+                host
+            }
+        };
+        self.shared.host.get_or_init(|| host);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Connection for Connected {
+    async fn connect(&self) -> Result<(), ConnectionError> {
+        let mut held = self.link.lock().await;
+        *held = None;
+        self.uplink.down();
+        self.host().await?;
+        let link = Link::dial(&self.shared).await?;
+        self.shared.notes.lock().clear();
+        self.uplink.up(Arc::new(link.connection.clone()));
+        *held = Some(link);
+        Ok(())
+    }
+
+    async fn lost(&self) -> ConnectionError {
+        let mut held = self.link.lock().await;
+        let Some(link) = held.as_mut() else {
+            return ConnectionError::disconnected("closed", "there is no link");
+        };
+        let error = tokio::select! {
+            biased;
+            () = self.closing.cancelled() => {
+                ConnectionError::disconnected("closed", "the connection was closed")
+            }
+            error = link.lost(&self.shared) => error,
+        };
+        *held = None;
+        self.uplink.down();
+        error
+    }
+
+    /// Acknowledges what is settled; Redis has no farewell that says more than the end of the link.
+    async fn close(&self) {
+        let connection = self.uplink.now();
+        self.uplink.close();
+        let farewell = async {
+            if let Some(connection) = connection {
+                let mut connection = (*connection).clone();
+                link::acknowledge(&self.shared, &mut connection).await.ok();
+            }
+            self.closing.cancel();
+            *self.link.lock().await = None;
+        };
+        if timeout(FAREWELL, farewell).await.is_err() {
+            tracing::debug!(connection = %self.shared.context.id, "the link ended without a farewell");
+        }
+    }
+
+    /// Logs in, and hangs up.
+    async fn probe(&self) -> Result<(), ConnectionError> {
+        link::open(&self.shared, self.shared.config.timeout, None)
+            .await
+            .map(drop)
+    }
+
+    fn dial_timeout(&self) -> Duration {
+        let config = &self.shared.config;
+        // The rest is for what says more than "too late".
+        config.connect_timeout + config.timeout + Duration::from_secs(1)
+    }
+
+    fn was_useful(&self) -> bool {
+        let published = self.shared.useful.swap(false, Ordering::Relaxed);
+        self.shared.window.was_useful() || published
+    }
+
+    fn peer(&self) -> Option<String> {
+        Some(self.shared.config.server.to_string())
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.shared.config.warnings.clone();
+        warnings.extend(self.shared.notes.lock().values().cloned());
+        warnings
+    }
+
+    fn messaging(&self) -> Option<&dyn Messaging> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Messaging for Connected {
+    fn subscribe(
+        &self,
+        filters: &[String],
+        options: &SubscribeOptions,
+        inbox: Arc<Inbox>,
+    ) -> Result<Box<dyn SubscriptionGuard>, ConnectionError> {
+        let wanted = asked::wanted(filters, options)?;
+        Ok(self.shared.takers.add(wanted, inbox))
+    }
+
+    async fn publish(
+        &self,
+        batch: &Batch,
+        options: &PublishOptions,
+    ) -> Result<Vec<Rejection>, ConnectionError> {
+        let manner = Manner::read(options)?;
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let connection = self.uplink.get().await?;
+        let mut connection = (*connection).clone();
+        publish::publish(&self.shared, &mut connection, batch, options, &manner).await
+    }
+}
