@@ -13,7 +13,7 @@ use super::error::{ApiError, Code, Envelope};
 use super::etag::{Conditions, etag};
 use super::extract::{Path, Query, flag};
 use super::json::{Json, RawJson, words};
-use super::refused::{conditional, conditions_failed, refused};
+use super::refused::{conditional, refused, refused_change};
 use crate::catalog::{Catalog, TENANT};
 use crate::connections::Properties;
 use crate::connections::pool::{ConnectionDef, PoolError};
@@ -184,10 +184,7 @@ async fn replace(
     let revision = catalog
         .replace_connection(def, &may)
         .await
-        .map_err(|error| match conditions_failed(&conditions, &error) {
-            Some(failed) => failed,
-            None => refused(error, Code::Undefined).within(WHAT),
-        })?;
+        .map_err(|error| refused_change(error, &conditions, Code::Undefined, WHAT))?;
     Ok(([etag(revision)], words(StatusCode::OK, "success")).into_response())
 }
 
@@ -211,10 +208,7 @@ async fn remove(
     catalog
         .delete_connection(&id, &may)
         .await
-        .map_err(|error| match conditions_failed(&conditions, &error) {
-            Some(failed) => failed,
-            None => refused(error, Code::Undefined).within(WHAT),
-        })?;
+        .map_err(|error| refused_change(error, &conditions, Code::Undefined, WHAT))?;
     Ok(words(StatusCode::OK, "success"))
 }
 

@@ -13,7 +13,7 @@ use super::error::{ApiError, Code, Envelope};
 use super::etag::{Conditions, etag};
 use super::extract::Path;
 use super::json::{Json, Raw, words};
-use super::refused::{conditional, conditions_failed, refused};
+use super::refused::{conditional, refused, refused_change};
 use crate::catalog::{Catalog, ConnectorInfo};
 
 /// Bytes of the largest component: those of Python are 18 MB.
@@ -127,10 +127,7 @@ async fn replace(
     let revision = catalog
         .put_connector(&name, wasm, &may)
         .await
-        .map_err(|error| {
-            conditions_failed(&conditions, &error)
-                .unwrap_or_else(|| refused(error, Code::Undefined))
-        })?;
+        .map_err(|error| refused_change(error, &conditions, Code::Undefined, ""))?;
     let status = match revision {
         0 | 1 => StatusCode::CREATED,
         _ => StatusCode::OK,
@@ -156,9 +153,6 @@ async fn remove(
     catalog
         .delete_connector(&name, &may)
         .await
-        .map_err(|error| {
-            conditions_failed(&conditions, &error)
-                .unwrap_or_else(|| refused(error, Code::Undefined))
-        })?;
+        .map_err(|error| refused_change(error, &conditions, Code::Undefined, ""))?;
     Ok(words(StatusCode::OK, "success"))
 }

@@ -13,8 +13,22 @@ pub(super) fn conditional(conditions: &Conditions) -> impl Fn(u64) -> bool + Sen
     }
 }
 
-/// 412 with what is there, where the conditions were what failed.
-pub(super) fn conditions_failed(conditions: &Conditions, error: &CatalogError) -> Option<ApiError> {
+/// What a refused change of something is answered: 412 with what is there, where the conditions were
+/// what failed; else as [`refused`], with words before the message if there are any.
+pub(super) fn refused_change(
+    error: CatalogError,
+    conditions: &Conditions,
+    code: Code,
+    what: &str,
+) -> ApiError {
+    match conditions_failed(conditions, &error) {
+        Some(failed) => failed,
+        None if what.is_empty() => refused(error, code),
+        None => refused(error, code).within(what),
+    }
+}
+
+fn conditions_failed(conditions: &Conditions, error: &CatalogError) -> Option<ApiError> {
     let CatalogError::Revision { present } = error else {
         return None;
     };

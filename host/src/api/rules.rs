@@ -13,7 +13,7 @@ use super::error::{ApiError, Code, Envelope};
 use super::etag::{Conditions, etag};
 use super::extract::{Path, Query};
 use super::json::{Json, Raw, RawJson, words};
-use super::refused::{conditional, conditions_failed, refused};
+use super::refused::{conditional, refused, refused_change};
 use crate::catalog::{Catalog, CatalogError};
 
 #[derive(OpenApi)]
@@ -194,10 +194,7 @@ async fn replace(
     catalog
         .replace_rule(&id, value, &may)
         .await
-        .map_err(|error| {
-            conditions_failed(&conditions, &error)
-                .unwrap_or_else(|| wrong(error).within("Update rule error"))
-        })?;
+        .map_err(|error| refused_change(error, &conditions, Code::Rule, "Update rule error"))?;
     let text = format!("Rule {id} was updated successfully.");
     Ok(words(StatusCode::OK, text))
 }
@@ -217,10 +214,7 @@ async fn remove(
     conditions: Conditions,
 ) -> Result<Response, ApiError> {
     let may = conditional(&conditions);
-    catalog.delete_rule(&id, &may).await.map_err(|error| {
-        conditions_failed(&conditions, &error)
-            .unwrap_or_else(|| wrong(error).within("Delete rule error"))
-    })?;
+    catalog.delete_rule(&id, &may).await.map_err(|error| refused_change(error, &conditions, Code::Rule, "Delete rule error"))?;
     Ok(words(StatusCode::OK, format!("Rule {id} is dropped.")))
 }
 

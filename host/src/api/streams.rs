@@ -13,7 +13,7 @@ use super::error::{ApiError, Code, Envelope};
 use super::etag::{Conditions, etag};
 use super::extract::{Path, Query, flag};
 use super::json::{Json, words};
-use super::refused::{conditional, conditions_failed, refused};
+use super::refused::{conditional, refused, refused_change};
 use crate::catalog::{Catalog, CatalogError};
 
 #[derive(OpenApi)]
@@ -173,10 +173,7 @@ async fn replace(
     catalog
         .replace_stream(&name, &sql, &may)
         .await
-        .map_err(|error| {
-            conditions_failed(&conditions, &error)
-                .unwrap_or_else(|| wrong(error).within("update stream error"))
-        })?;
+        .map_err(|error| refused_change(error, &conditions, Code::Stream, "update stream error"))?;
     Ok(words(StatusCode::OK, format!("Stream {name} is replaced.")))
 }
 
@@ -204,10 +201,7 @@ async fn remove(
     catalog
         .delete_stream(&name, flag(removal.force.as_deref()), &may)
         .await
-        .map_err(|error| {
-            conditions_failed(&conditions, &error)
-                .unwrap_or_else(|| wrong(error).within("delete stream error"))
-        })?;
+        .map_err(|error| refused_change(error, &conditions, Code::Stream, "delete stream error"))?;
     Ok(words(StatusCode::OK, format!("Stream {name} is dropped.")))
 }
 
