@@ -91,6 +91,63 @@ fn rules_streams_and_connections_change_under_load_and_no_message_is_missed() {
 }
 
 #[test]
+fn rules_that_share_a_source_change_under_load_and_neither_misses_a_message() {
+    let _machine = alone();
+    let changes = short_or_long(8, 120);
+    let broker = Mosquitto::start();
+    let far = Subscriber::start(Subscribe::new(broker.port(), "far", "out", 1));
+    let beside = Subscriber::start(Subscribe::new(broker.port(), "beside", "beside", 1));
+    let windlass = Windlass::serve(&[]);
+    let mut rest = windlass.rest();
+    set_up(&mut rest, &broker, publish_action(1));
+    assert_eq!(rest.delete("/rules/r").0, 200);
+    assert_eq!(rest.delete("/streams/demo").0, 200);
+    let sql = |version: u64| {
+        let statement = format!(
+            r#"CREATE STREAM demo () WITH (DATASOURCE="in/#", CONF_KEY="k", TYPE="mqtt", SHARED="TRUE", VERSION="{version}")"#
+        );
+        json!({ "sql": statement })
+    };
+    rest.must_post("/streams", &sql(0), 201);
+    let neighbour = json!({ "mqtt": { "connectionSelector": "plant", "topic": "beside", "qos": 1, "sendSingle": true } });
+    for (id, action) in [("r", publish_action(1)), ("n", neighbour)] {
+        let rule = json!({ "id": id, "sql": "SELECT * FROM demo", "actions": [action] });
+        rest.must_post("/rules", &rule, 201);
+        rest.wait(&format!("/rules/{id}/status"), START, "it runs", |status| {
+            status["status"] == "running" && status["source_demo_0_connection_status"] == 1
+        });
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let publisher = Publish::new(broker.port(), "in/1", 1).rate(1000).start();
+    std::thread::sleep(Duration::from_millis(200));
+    for change in 0..changes {
+        if change % 4 == 3 {
+            rest.must_put("/streams/demo", &sql(change), 200);
+        } else {
+            assert_eq!(rest.post("/rules/r/restart", &json!({})).0, 200);
+        }
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    let sent = publisher.stop();
+    let all: Vec<u64> = (0..sent.sent).collect();
+    expect_all(&far, &all, Duration::from_secs(30));
+    expect_all(&beside, &all, Duration::from_secs(30));
+    println!(
+        "{changes} changes in {} messages: {}; its neighbour: {}",
+        sent.sent,
+        far.ledger().summary(),
+        beside.ledger().summary()
+    );
+    assert_eq!(far.ledger().out_of_order(), 0, "{}", far.ledger().summary());
+    assert_eq!(
+        beside.ledger().out_of_order(),
+        0,
+        "{}",
+        beside.ledger().summary()
+    );
+}
+
+#[test]
 fn a_connector_is_replaced_under_a_running_rule_and_no_message_is_missed() {
     let _machine = alone();
     let own = std::env::current_dir()

@@ -214,7 +214,10 @@ async fn remove(
     conditions: Conditions,
 ) -> Result<Response, ApiError> {
     let may = conditional(&conditions);
-    catalog.delete_rule(&id, &may).await.map_err(|error| refused_change(error, &conditions, Code::Rule, "Delete rule error"))?;
+    catalog
+        .delete_rule(&id, &may)
+        .await
+        .map_err(|error| refused_change(error, &conditions, Code::Rule, "Delete rule error"))?;
     Ok(words(StatusCode::OK, format!("Rule {id} is dropped.")))
 }
 

@@ -436,6 +436,39 @@ impl Catalog {
         }
     }
 
+    /// The same of rules that share a source, all at once.
+    pub(super) async fn restart_together(&self, ids: &[String]) {
+        let seats: Vec<_> = ids.iter().map(|id| self.seat(id)).collect();
+        let mut turns = Vec::new();
+        // In the order of their ids, so that two of these never wait for each other.
+        for seat in &seats {
+            turns.push(seat.turn.lock().await);
+        }
+        let mut plans = Vec::new();
+        for id in ids {
+            let (Some(kept), Some(_)) = (self.definition(id), self.engine().rule(id)) else {
+                continue;
+            };
+            match self.plan(&kept.value.def).await {
+                Ok(planned) => plans.push(planned.plan),
+                // It was planned on this stream a moment ago: what has changed since says so itself.
+                Err(error) => tracing::error!(rule = id, %error, "a rule is left as it was"),
+            }
+        }
+        let deadline = Instant::now() + DRAIN;
+        for (id, started) in self.engine().restart_together(&plans, deadline).await {
+            let seat = self.seat(&id);
+            seat.stopped();
+            match started {
+                Ok(()) => seat.started(Vec::new()),
+                Err(error) => {
+                    tracing::error!(rule = id, %error, "a rule could not be started again");
+                    seat.failed(crate::error::chain(&error));
+                }
+            }
+        }
+    }
+
     /// Sets the tags of a rule.
     ///
     /// # Errors

@@ -150,8 +150,12 @@ impl Catalog {
         }
         self.keep_stream(name, stream).await?;
         drop(turn);
-        for rule in rules {
-            self.restart_if_running(&rule).await;
+        if old.value.statement.shared {
+            self.restart_together(&rules).await;
+        } else {
+            for rule in rules {
+                self.restart_if_running(&rule).await;
+            }
         }
         Ok(())
     }

@@ -72,16 +72,25 @@ pub struct Engine {
 /// What a rule that was stopped leaves to the one that is started in its place.
 #[derive(Debug)]
 pub struct Before {
-    subscriptions: KeptSubscriptions,
-    plan: Arc<StreamPlan>,
-    /// Connections of the rule's own stay while these are held.
-    _slots: Slots,
+    /// Of a source that ended with it.
+    subscriptions: Option<KeptSubscriptions>,
+    /// Its source. While this is held, connections of the rule's own stay too.
+    source: Arc<RunningSource>,
+    rule: String,
 }
 
 impl Before {
     /// The source of that stream would reach the same connections.
     fn serves(&self, stream: &StreamPlan) -> bool {
-        self.plan.guest.slots == stream.guest.slots && self.plan.shared == stream.shared
+        let plan = &self.source.plan;
+        plan.guest.slots == stream.guest.slots && plan.shared == stream.shared
+    }
+}
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        // What waits for a rule that has joined again is with it already.
+        self.source.source.give_up(&self.rule);
     }
 }
 
@@ -157,9 +166,52 @@ impl Engine {
         before: Option<Before>,
     ) -> Result<(), StartError> {
         // Connections of the rule's own that are not the same any more must be gone first.
-        let before = before.filter(|before| before.serves(&plan.stream));
-        let id = plan.def.id.clone();
+        let mut before = before.filter(|before| before.serves(&plan.stream));
         let _joining = self.joining.lock();
+        self.start_joining(plan, before.as_mut())
+    }
+
+    /// Stops rules that share a source and starts them on a new one: nothing is read in between, so that
+    /// none of them misses anything. `plans` are theirs, of one shared stream.
+    pub async fn restart_together(
+        self: &Arc<Self>,
+        plans: &[RulePlan],
+        deadline: Instant,
+    ) -> Vec<(String, Result<(), StartError>)> {
+        let rules: Vec<_> = plans
+            .iter()
+            .filter_map(|plan| self.rule(&plan.def.id))
+            .collect();
+        let mut before = None;
+        if let Some((last, others)) = rules.split_last() {
+            last.source.stop_reading(deadline).await;
+            for rule in others {
+                self.end_rule(rule, deadline, false).await;
+            }
+            before = self.stop_for_another(&last.id, deadline).await;
+        }
+        let mut before = before.filter(|before| {
+            let stream = plans.first().map(|plan| &plan.stream);
+            stream.is_some_and(|stream| before.serves(stream))
+        });
+        // Until this is free, a source that has opened does not begin to read.
+        let _joining = self.joining.lock();
+        plans
+            .iter()
+            .map(|plan| {
+                let started = self.start_joining(plan, before.as_mut());
+                (plan.def.id.clone(), started)
+            })
+            .collect()
+    }
+
+    /// `joining` must be held.
+    fn start_joining(
+        self: &Arc<Self>,
+        plan: &RulePlan,
+        before: Option<&mut Before>,
+    ) -> Result<(), StartError> {
+        let id = plan.def.id.clone();
         if self.rules.lock().contains_key(&id) {
             return Err(StartError::Exists(id));
         }
@@ -329,7 +381,7 @@ impl Engine {
         rule: &str,
         plan: &Arc<StreamPlan>,
         restart: RestartStrategy,
-        before: Option<Before>,
+        before: Option<&mut Before>,
     ) -> Result<Arc<RunningSource>, StartError> {
         let key = if plan.shared {
             format!("stream/{}", plan.name)
@@ -364,8 +416,8 @@ impl Engine {
             Arc::clone(&plan.guest.connector),
             config,
         );
-        if let Some(before) = before {
-            guest.take_over(before.subscriptions);
+        if let Some(kept) = before.and_then(|before| before.subscriptions.take()) {
+            guest.take_over(kept);
         }
         let source = Source::new(plan.name.clone(), plan.format.clone());
         let running = Arc::new(RunningSource::new(
@@ -418,7 +470,7 @@ impl Engine {
     pub async fn stop(&self, id: &str, deadline: Instant) -> bool {
         match self.rule(id) {
             Some(rule) => {
-                self.end_rule(&rule, deadline).await;
+                self.end_rule(&rule, deadline, false).await;
                 true
             }
             None => false,
@@ -426,17 +478,16 @@ impl Engine {
     }
 
     /// Stops a rule that is started again at once, perhaps otherwise: the subscriptions of its source
-    /// stay, so that nothing is missed in between. None: it does not run, or its source goes on for
-    /// others.
+    /// stay, or where its source goes on for others what it reads waits, so that nothing is missed in
+    /// between. None: it does not run.
     pub async fn stop_for_another(&self, id: &str, deadline: Instant) -> Option<Before> {
         let rule = self.rule(id)?;
-        rule.source.replaced.store(true, Ordering::Relaxed);
-        self.end_rule(&rule, deadline).await;
-        let subscriptions = rule.source.left.lock().take()?;
+        self.end_rule(&rule, deadline, true).await;
+        let subscriptions = rule.source.left.lock().take();
         Some(Before {
             subscriptions,
-            plan: Arc::clone(&rule.source.plan),
-            _slots: rule.source.slots.clone(),
+            source: Arc::clone(&rule.source),
+            rule: rule.id.clone(),
         })
     }
 
@@ -452,7 +503,7 @@ impl Engine {
         !rule.source.source.is_alone(&rule.id)
     }
 
-    async fn end_rule(&self, rule: &Arc<Rule>, deadline: Instant) {
+    async fn end_rule(&self, rule: &Arc<Rule>, deadline: Instant, again: bool) {
         let id = rule.id.as_str();
         self.rules.lock().remove(id);
         rule.enter(RuleState::Stopping, &self.changes);
@@ -460,6 +511,7 @@ impl Engine {
             let _joining = self.joining.lock();
             let last = rule.source.source.is_alone(id);
             if last {
+                rule.source.replaced.store(again, Ordering::Relaxed);
                 // From now on a rule that starts on this stream gets a source of its own.
                 let mut sources = self.sources.lock();
                 if sources
@@ -469,7 +521,11 @@ impl Engine {
                     sources.remove(&rule.source.key);
                 }
             } else {
-                rule.source.source.leave(id);
+                if again {
+                    rule.source.source.leave_for_a_moment(id);
+                } else {
+                    rule.source.source.leave(id);
+                }
                 rule.input
                     .outputs
                     .iter()
@@ -491,9 +547,6 @@ impl Engine {
         if last {
             rule.source.gone.store(true, Ordering::Relaxed);
             rule.source.end(deadline).await;
-        } else {
-            // It was only meant for the last one.
-            rule.source.replaced.store(false, Ordering::Relaxed);
         }
         rule.enter(RuleState::Stopped, &self.changes);
     }

@@ -3,7 +3,7 @@
 //! One task per source. It is the only one that reads, so order is the guest's; it never waits for
 //! an action on which somebody upstream depends (`Admission`).
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -63,9 +63,19 @@ pub struct Source {
     format: Format,
     /// Held for reading while a batch is handed on: a rule that has left gets nothing any more.
     inputs: RwLock<Arc<Vec<Arc<RuleInput>>>>,
+    /// What came since a rule has left, that is about to come back: by rule. Changed under `inputs`.
+    parked: Mutex<HashMap<String, Vec<Parked>>>,
     /// The actions have been told to end: what a guest still returns is not taken in.
     sealed: AtomicBool,
     ledger: Mutex<Ledger>,
+}
+
+/// A batch for a rule that is away for a moment.
+#[derive(Debug)]
+struct Parked {
+    batch: Batch,
+    ticket: Ticket,
+    admission: Admission,
 }
 
 /// The takes of one read, as settlement sees them.
@@ -136,6 +146,7 @@ impl Source {
             stats,
             format,
             inputs: RwLock::default(),
+            parked: Mutex::default(),
             sealed: AtomicBool::new(false),
         }
     }
@@ -149,9 +160,38 @@ impl Source {
     /// A rule joins, at "now".
     pub fn join(&self, input: Arc<RuleInput>) {
         let mut inputs = self.inputs.write();
+        let parked = self.parked.lock().remove(&input.rule).unwrap_or_default();
+        for Parked {
+            batch,
+            ticket,
+            admission,
+        } in parked
+        {
+            input.accept(
+                &RowBatch::new(batch, self.format.clone()),
+                &ticket,
+                admission,
+            );
+        }
         let mut all = Vec::clone(&inputs);
         all.push(input);
         *inputs = Arc::new(all);
+    }
+
+    /// A rule leaves that is about to come back: what comes meanwhile waits for it, unacknowledged,
+    /// until it joins again or [`Source::give_up`] is told.
+    pub fn leave_for_a_moment(&self, rule: &str) {
+        let mut inputs = self.inputs.write();
+        let left = inputs.iter().filter(|input| input.rule != rule);
+        *inputs = Arc::new(left.cloned().collect());
+        self.parked.lock().insert(rule.to_owned(), Vec::new());
+    }
+
+    /// A rule that has left for a moment does not come back.
+    pub fn give_up(&self, rule: &str) {
+        let parked = self.parked.lock().remove(rule);
+        // Tickets end outside of the lock.
+        drop(parked);
     }
 
     /// A rule leaves. True: it was the last.
@@ -170,7 +210,8 @@ impl Source {
     /// It is the only rule here.
     #[must_use]
     pub fn is_alone(&self, rule: &str) -> bool {
-        self.inputs.read().iter().all(|input| input.rule == rule)
+        let inputs = self.inputs.read();
+        inputs.iter().all(|input| input.rule == rule) && self.parked.lock().is_empty()
     }
 
     /// Hands nothing on any more: what a late read returns is not acknowledged and comes again.
@@ -358,6 +399,13 @@ impl Source {
             (false, true) => Admission::Wait,
             (false, false) => Admission::Offer,
         };
+        for waiting in self.parked.lock().values_mut() {
+            waiting.push(Parked {
+                batch: batch.clone(),
+                ticket: ticket.clone(),
+                admission,
+            });
+        }
         let rows = RowBatch::new(batch, self.format.clone());
         for input in inputs.iter() {
             input.accept(&rows, &ticket, admission);
