@@ -101,8 +101,13 @@ impl Redis {
             .spawn()
             .expect("redis-server can be started");
         let port = self.port;
+        // It listens before it has read what it had stored.
+        let answers = || {
+            let client = Client::dial(port);
+            client.is_ok_and(|mut client| client.say("PING").is_ok())
+        };
         let listens = holds_within(Duration::from_secs(10), || {
-            TcpStream::connect(("127.0.0.1", port)).is_ok() || !matches!(child.try_wait(), Ok(None))
+            answers() || !matches!(child.try_wait(), Ok(None))
         });
         let runs = matches!(child.try_wait(), Ok(None));
         self.child = Some(child);

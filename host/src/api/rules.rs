@@ -573,13 +573,25 @@ async fn tagged(
     request_body = Tags,
     responses((status = 200, body = Vec<Object>, description = "id, success, error")),
 )]
-async fn bulk_start(State(catalog): State<Catalog>, Json(given): Json<Tags>) -> Response {
+async fn bulk_start(
+    State(catalog): State<Catalog>,
+    Json(given): Json<Tags>,
+) -> Result<Response, ApiError> {
     let mut done = Vec::new();
-    for id in catalog.tagged(&given.tags) {
+    for id in named_by(&catalog, &given)? {
         let result = catalog.start_rule(&id).await;
         done.push(outcome(&id, result));
     }
-    Json(done).into_response()
+    Ok(Json(done).into_response())
+}
+
+/// The rules with all of these tags. Without any tag nobody has said which.
+fn named_by(catalog: &Catalog, given: &Tags) -> Result<Vec<String>, ApiError> {
+    if given.tags.is_empty() {
+        let words = "/tags: is missing or empty; it must name one tag at least";
+        return Err(ApiError::bad_request(Code::Rule, words));
+    }
+    Ok(catalog.tagged(&given.tags))
 }
 
 /// Stops the rules that have all of these tags.
@@ -588,13 +600,16 @@ async fn bulk_start(State(catalog): State<Catalog>, Json(given): Json<Tags>) -> 
     request_body = Tags,
     responses((status = 200, body = Vec<Object>, description = "id, success, error")),
 )]
-async fn bulk_stop(State(catalog): State<Catalog>, Json(given): Json<Tags>) -> Response {
+async fn bulk_stop(
+    State(catalog): State<Catalog>,
+    Json(given): Json<Tags>,
+) -> Result<Response, ApiError> {
     let mut done = Vec::new();
-    for id in catalog.tagged(&given.tags) {
+    for id in named_by(&catalog, &given)? {
         let result = catalog.stop_rule(&id).await;
         done.push(outcome(&id, result));
     }
-    Json(done).into_response()
+    Ok(Json(done).into_response())
 }
 
 fn outcome(id: &str, result: Result<(), CatalogError>) -> Value {

@@ -226,7 +226,7 @@ fn all_mistakes_come_at_once_each_with_its_place() {
         mistakes(text),
         [
             "m.yaml:1:1: unknown section \"conections\"; did you mean \"connections\"? \
-             Allowed: connections, confKeys, connectors, streams, rules, files, push, limits",
+             Allowed: connections, confKeys, connectors, streams, rules, files, push, rest, limits",
             "m.yaml:3:5: a rule needs \"actions\": a list like [{\"log\": {}}]",
             "m.yaml:3:9: id 'a.b' contains invalid characters: only alphanumeric, hyphens and underscores are allowed",
             "m.yaml:4:10: \"sql\" is empty: the query",
@@ -335,7 +335,7 @@ fn files_that_cannot_be_read_are_sentences() {
         .collect();
     errors.sort();
     assert_eq!(errors[1..], [
-        "empty.yaml: this file is empty; a manifest has connections, confKeys, connectors, streams, rules, files, push, limits",
+        "empty.yaml: this file is empty; a manifest has connections, confKeys, connectors, streams, rules, files, push, rest, limits",
         "fine.yaml: this file is given twice",
         "latin.yaml:2:6: this is not UTF-8; a manifest is UTF-8 text",
         "missing.yaml: there is no such file",

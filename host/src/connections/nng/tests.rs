@@ -51,7 +51,7 @@ fn a_url_is_tcp_or_ipc_and_mistakes_are_named() {
             "201 bytes",
         ),
         (json!({ "protocol": "req" }), "Allowed: pair, push"),
-        (json!({ "protocol": "pare" }), "did you mean \"pair\""),
+        (json!({ "protocol": "pari" }), "did you mean \"pair\""),
         (json!({ "ulr": "tcp://h:1" }), "did you mean \"url\""),
         (json!({ "maxMessageBytes": 0 }), "/props/maxMessageBytes"),
     ] {

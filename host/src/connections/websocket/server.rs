@@ -210,6 +210,12 @@ impl Side for Served {
         Next::Frame(frame)
     }
 
+    fn is_cut(&mut self, cx: &TaskContext<'_>) -> bool {
+        self.client.filled.register(cx.waker());
+        let queue = self.client.queue.lock();
+        queue.end.is_some() && !queue.in_order
+    }
+
     fn written(&mut self) {
         let (taken, empty) = {
             let queue = self.client.queue.lock();

@@ -41,6 +41,11 @@ pub(super) enum Next {
 pub(super) trait Side: Send {
     /// What to write next; the task is woken when there is more.
     fn next(&mut self, cx: &Context<'_>) -> Next;
+    /// Nothing more goes to the other side, though it has not taken all; the task is woken when that
+    /// comes to be so.
+    fn is_cut(&mut self, _cx: &Context<'_>) -> bool {
+        false
+    }
     /// Everything that [`Side::next`] gave is written.
     fn written(&mut self);
     /// Some of it got through.
@@ -298,6 +303,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
         while given < WRITE_BUDGET && self.until.is_none() {
             match Pin::new(&mut self.socket).poll_ready(cx) {
                 Poll::Ready(ready) => ready?,
+                Poll::Pending if side.is_cut(cx) => {
+                    // It takes nothing, not even a goodbye.
+                    self.closing = true;
+                    self.until = Some(Instant::now() + GOODBYE);
+                    return Ok(false);
+                }
                 Poll::Pending => return Ok(false),
             }
             match side.next(cx) {
