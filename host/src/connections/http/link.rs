@@ -429,8 +429,8 @@ impl Link {
         if verdict == Verdict::Silent
             && let Err(error) = answer
         {
-            let mut lost = ConnectionError::disconnected(error.code.clone(), error.message.clone())
-                .caused_by(error.report());
+            let mut lost = error.clone();
+            lost.kind = ErrorKind::Disconnected;
             if error.code == "http:protocol" {
                 lost = lost.slow();
             }
