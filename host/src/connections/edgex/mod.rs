@@ -108,6 +108,10 @@ impl Connection for Connected {
         warnings
     }
 
+    async fn warned(&self) {
+        self.inner.warned().await;
+    }
+
     fn messaging(&self) -> Option<&dyn Messaging> {
         Some(self)
     }

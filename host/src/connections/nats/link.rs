@@ -173,8 +173,9 @@ impl Link {
                 event = self.events.recv() => match event {
                     Some(Event::Disconnected | Event::Closed) | None => return self.why_lost(said),
                     Some(Event::ServerError(error)) => {
-                        shared.note_denied(&error);
-                        said = Some(error);
+                        if !shared.note_denied(&error) {
+                            said = Some(error);
+                        }
                     }
                     Some(Event::SlowConsumer(_)) => {
                         shared.context.traffic.dropped.fetch_add(1, Ordering::Relaxed);

@@ -18,6 +18,7 @@ use std::time::Duration;
 use async_nats::{ServerError, Subject};
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +69,7 @@ impl ConnectionType for Nats {
                 useful: AtomicBool::new(false),
                 host: OnceLock::new(),
                 notes: Mutex::default(),
+                noted: Notify::new(),
             }),
             link: tokio::sync::Mutex::new(None),
             closing: CancellationToken::new(),
@@ -93,6 +95,8 @@ struct Shared {
     host: OnceLock<String>,
     /// What is not as it should be though the link works, by what it is about.
     notes: Mutex<BTreeMap<String, String>>,
+    /// The notes have changed.
+    noted: Notify,
 }
 
 impl Shared {
@@ -107,22 +111,26 @@ impl Shared {
             ),
             None => notes.remove(subject),
         };
+        self.noted.notify_one();
     }
 
-    /// The server may have refused a subscription: whoever takes it is told.
-    fn note_denied(&self, said: &ServerError) {
+    /// The server may have refused a subscription, and whoever takes it is told, or a publish. True:
+    /// that is what it said, and the link goes on.
+    fn note_denied(&self, said: &ServerError) -> bool {
         let ServerError::Other(text) = said else {
-            return;
+            return false;
         };
         let lower = text.to_lowercase();
         if !lower.starts_with("permissions violation") {
-            return;
+            return false;
         }
         let quoted = text.split('"').nth(1).unwrap_or_default();
         if lower.contains("publish") {
             let note = format!("the server refuses what is published to \"{quoted}\"");
-            self.notes.lock().insert(format!("publish {quoted}"), note);
-            return;
+            // One for all subjects: there may be any number of them.
+            self.notes.lock().insert("publish".to_owned(), note);
+            self.noted.notify_one();
+            return true;
         }
         for wanted in self.takers.wanted() {
             if matches!(&wanted, Wanted::Core { subject, .. } if subject == quoted) {
@@ -134,6 +142,7 @@ impl Shared {
                 }
             }
         }
+        true
     }
 
     /// A consumer's name where none is given: the same after a restart, and no other host's.
@@ -321,6 +330,10 @@ impl Connection for Connected {
         let mut warnings = self.shared.config.warnings.clone();
         warnings.extend(self.shared.notes.lock().values().cloned());
         warnings
+    }
+
+    async fn warned(&self) {
+        self.shared.noted.notified().await;
     }
 
     fn messaging(&self) -> Option<&dyn Messaging> {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +73,7 @@ impl ConnectionType for Redis {
                 useful: AtomicBool::new(false),
                 host: OnceLock::new(),
                 notes: Mutex::default(),
+                noted: Notify::new(),
             }),
             uplink: Uplink::default(),
             link: tokio::sync::Mutex::new(None),
@@ -96,6 +98,8 @@ struct Shared {
     host: OnceLock<String>,
     /// What is not as it should be though the link works, by what it is about.
     notes: Mutex<BTreeMap<String, String>>,
+    /// The notes have changed.
+    noted: Notify,
 }
 
 impl Shared {
@@ -109,6 +113,7 @@ impl Shared {
             ),
             None => notes.remove(&place.key),
         };
+        self.noted.notify_one();
     }
 
     /// A consumer's name where none is given: the same after a restart, and no other host's.
@@ -259,6 +264,10 @@ impl Connection for Connected {
         let mut warnings = self.shared.config.warnings.clone();
         warnings.extend(self.shared.notes.lock().values().cloned());
         warnings
+    }
+
+    async fn warned(&self) {
+        self.shared.noted.notified().await;
     }
 
     fn messaging(&self) -> Option<&dyn Messaging> {
