@@ -48,7 +48,9 @@ def nng(protocol, url):
 
     kinds = {"pair0": pynng.Pair0, "pair1": pynng.Pair1, "pull": pynng.Pull0, "rep": pynng.Rep0}
     # As Neuron has it.
-    socket = kinds[protocol](recv_max_size=4 * 1024 * 1024)
+    socket = kinds[protocol](
+        recv_max_size=4 * 1024 * 1024, send_buffer_size=2048, recv_buffer_size=2048
+    )
     socket.add_post_pipe_connect_cb(lambda pipe: say("up"))
     socket.add_post_pipe_remove_cb(lambda pipe: say("down"))
     if url.startswith("dial:"):
