@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
+use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
 use async_nats::jetstream::{AckKind, ErrorCode};
 use async_nats::{StatusCode, Subject, Subscriber};
 use bytes::Bytes;
@@ -282,10 +283,12 @@ async fn consumer(
     )))
 }
 
-fn jetstream_code(error: &(dyn std::error::Error + 'static)) -> Option<ErrorCode> {
-    fault::causes(error)
-        .find_map(|cause| cause.downcast_ref::<async_nats::jetstream::Error>())
-        .map(async_nats::jetstream::Error::error_code)
+/// The server's own code. The library keeps it in the kind of its error, and not among its causes.
+fn jetstream_code(error: &ConsumerError) -> Option<ErrorCode> {
+    match error.kind() {
+        ConsumerErrorKind::JetStream(error) => Some(error.error_code()),
+        _ => None,
+    }
 }
 
 /// A consumer that pushes cannot be pulled from; everything else may pass.
