@@ -292,17 +292,20 @@ fn rule_row(id: String, status: &Value) -> RuleRow {
         })
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
-    let sum = |prefix: &str, suffix: &str| -> u64 {
+    let named = |prefix: &'static str, suffix: &'static str| {
         let named = metrics
             .iter()
-            .filter(|(name, _)| name.starts_with(prefix) && name.ends_with(suffix));
-        named.filter_map(|(_, value)| value.as_u64()).sum()
+            .filter(move |(name, _)| name.starts_with(prefix) && name.ends_with(suffix));
+        named.filter_map(|(_, value)| value.as_u64())
     };
+    let sum = |prefix, suffix| -> u64 { named(prefix, suffix).sum() };
+    // A source on a named connection stands there twice: under its stream's name, and the connection's.
+    let records_in = named("source_", "_0_records_in_total").max();
     RuleRow {
         id,
         status: field(status, "status"),
         message: field(status, "message"),
-        records_in: sum("source_", "_0_records_in_total"),
+        records_in: records_in.unwrap_or_default(),
         records_out: sum("sink_", "_0_records_out_total"),
         selected: sum("op_query", "_0_records_out_total"),
         queued: sum("sink_", "_0_queue_depth"),
@@ -310,7 +313,7 @@ fn rule_row(id: String, status: &Value) -> RuleRow {
         disk_bytes: sum("sink_", "_0_disk_bytes"),
         dead_letters: sum("sink_", "_0_dead_letters_total"),
         warnings: texts(status, "warnings"),
-        metrics,
+        metrics: metrics.clone(),
         ..RuleRow::default()
     }
 }

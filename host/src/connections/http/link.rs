@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{HOST, HeaderMap, HeaderValue};
+use reqwest::header::HeaderMap;
 use reqwest::{Client, StatusCode, redirect};
 use tokio::io::AsyncWriteExt as _;
 use tokio::runtime::Handle;
@@ -225,13 +225,9 @@ impl Link {
     }
 
     fn headers(&self, token: Option<&Token>) -> Result<HeaderMap, ConnectionError> {
-        let mut headers = self.config.headers(token.map(|token| &token.fields))?;
-        if self.config.server_name.is_some()
-            && let Ok(host) = HeaderValue::from_str(&self.config.base.authority())
-        {
-            headers.insert(HOST, host);
-        }
-        Ok(headers)
+        // With a name of its own that the server must prove, requests are for that name: HTTP/2 allows no
+        // `Host` beside it (RFC 9113, 8.3.1).
+        self.config.headers(token.map(|token| &token.fields))
     }
 
     /// One dial, nothing kept.

@@ -149,7 +149,7 @@ impl Action {
     }
 
     pub(super) fn note_blocked(&self, error: &SpillError) {
-        let words = error.to_string();
+        let words = crate::error::chain(error);
         let mut blocked = self.blocked.lock();
         if blocked.as_ref() != Some(&words) {
             // Switched off is what the user wants; upstream waits.
