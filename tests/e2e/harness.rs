@@ -58,7 +58,7 @@ fn the_bundled_connectors_keep_every_promise() {
         ("mqtt", &[][..]),
         ("nats", &[]),
         ("redis", &["--config", r#"{"channel":"a"}"#]),
-        ("edgex", &[]),
+        // `edgex` takes events of EdgeX alone, which the check does not have: tests/e2e/edgex.rs.
         ("memory", &[]),
         ("file", &["--config", r#"{"path":"a.json"}"#]),
         ("simulator", &["--config", r#"{"interval":20}"#]),

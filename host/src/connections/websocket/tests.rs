@@ -334,7 +334,6 @@ fn mistakes_are_named_and_no_secret_is_shown() {
             "give one of them",
         ),
         (json!({ "path": "/a?b" }), "no \"?\""),
-        (json!({ "path": "/a", "addr": "h" }), "names no port"),
         (json!({ "path": "/a", "addr": "ws://h:1" }), "host:port"),
         (json!({ "path": "/a", "scheme": "wsx" }), "Allowed: ws, wss"),
         (

@@ -140,12 +140,29 @@ fn defaults(schema: &Value, path: &str) -> Option<String> {
     let mut whole = schema.clone();
     if let Some(whole) = whole.as_object_mut() {
         whole.remove("required");
+        // Nor does it matter here that one of several must be given.
+        for several in ["anyOf", "oneOf"] {
+            if whole.get(several).is_some_and(only_requires) {
+                whole.remove(several);
+            }
+        }
     }
     let wrong = mistakes(&whole, "connector", &all).into_iter().next()?;
     Some(format!(
         "all defaults together are refused: {}",
         wrong.message
     ))
+}
+
+/// Alternatives that say no more than what must be given.
+fn only_requires(alternatives: &Value) -> bool {
+    let requires = |one: &Value| {
+        one.as_object()
+            .is_some_and(|one| one.len() == 1 && one.contains_key("required"))
+    };
+    alternatives
+        .as_array()
+        .is_some_and(|all| all.iter().all(requires))
 }
 
 fn described(schema: &Value) -> Option<String> {
