@@ -5,7 +5,7 @@
 //! A change is checked whole, then written to the store, then done: what fails changes nothing, and
 //! what was answered is on disk. Definitions change one at a time (`changing`), which takes as long as
 //! one write to the disk; what takes longer, the stopping of a rule for one, holds up that rule alone
-//! (its [`seat`]). Nothing that only reads waits for either.
+//! (its seat). Nothing that only reads waits for either.
 //!
 //! Knows no HTTP and no manifest file. Everything is of one tenant until there are more.
 
