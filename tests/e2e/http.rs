@@ -211,7 +211,7 @@ fn what_a_message_says_never_leaves_the_connection_and_what_a_server_says_neithe
     assert_eq!(has("HTTP 302"), 1, "{reasons:#?}");
     assert_eq!(has("more than 5 times"), 1, "{reasons:#?}");
     assert!(
-        has("http://******/api/stolen") == 1 && has(&other.port().to_string()) == 0,
+        has("http://******/api/stolen") == 1 && has(&format!(":{}", other.port())) == 0,
         "{reasons:#?}"
     );
 }

@@ -138,20 +138,34 @@ fn defaults(schema: &Value, path: &str) -> Option<String> {
         .filter_map(|(name, property)| Some((name.clone(), property.get("default")?.clone())))
         .collect();
     let mut whole = schema.clone();
-    if let Some(whole) = whole.as_object_mut() {
-        whole.remove("required");
-        // Nor does it matter here that one of several must be given.
-        for several in ["anyOf", "oneOf"] {
-            if whole.get(several).is_some_and(only_requires) {
-                whole.remove(several);
-            }
-        }
-    }
+    ask_for_nothing(&mut whole);
     let wrong = mistakes(&whole, "connector", &all).into_iter().next()?;
     Some(format!(
         "all defaults together are refused: {}",
         wrong.message
     ))
+}
+
+/// Takes out what must be given: defaults alone need not hold it, whether it is asked for always, in
+/// one of several cases or where a condition holds. A condition itself (`if`, `not`) stays.
+fn ask_for_nothing(schema: &mut Value) {
+    let Some(schema) = schema.as_object_mut() else {
+        return;
+    };
+    schema.remove("required");
+    // Of alternatives that ask for nothing more all would hold, and `oneOf` wants one.
+    if schema.get("oneOf").is_some_and(only_requires) {
+        schema.remove("oneOf");
+    }
+    for case in ["then", "else"] {
+        if let Some(case) = schema.get_mut(case) {
+            ask_for_nothing(case);
+        }
+    }
+    for several in ["allOf", "anyOf", "oneOf"] {
+        let cases = schema.get_mut(several).and_then(Value::as_array_mut);
+        cases.into_iter().flatten().for_each(ask_for_nothing);
+    }
 }
 
 /// Alternatives that say no more than what must be given.
@@ -267,6 +281,32 @@ mod tests {
             "not": { "required": ["a", "b"] }
         });
         assert!(fails("defaults", &said(together)).contains("together"));
+    }
+
+    #[test]
+    fn defaults_need_not_hold_what_must_be_given() {
+        let schema = |more: Value| {
+            let mut schema = json!({ "type": "object", "properties": {
+                "raw": { "type": "boolean", "default": false }, "node": { "type": "string" }
+            } });
+            let both = schema.as_object_mut().zip(more.as_object().cloned());
+            if let Some((schema, more)) = both {
+                schema.extend(more);
+            }
+            schema
+        };
+        let raw = json!({ "properties": { "raw": { "const": true } }, "required": ["raw"] });
+        for more in [
+            json!({ "required": ["node"] }),
+            json!({ "if": raw, "then": {}, "else": { "required": ["node"] } }),
+            json!({ "oneOf": [{ "required": ["node"] }, { "required": ["other"] }] }),
+            json!({ "anyOf": [{ "required": ["node"] }, raw] }),
+        ] {
+            let found = look("defaults", &said(schema(more.clone())), &["sink"]);
+            assert!(matches!(found, Finding::Pass(_)), "{more}: {found:?}");
+        }
+        let wrong = json!({ "then": {}, "if": {}, "allOf": [{ "required": ["node"] }, raw] });
+        assert!(fails("defaults", &said(schema(wrong))).contains("together"));
     }
 
     #[test]
