@@ -24,6 +24,8 @@ const CHECKED_WHOLE: u64 = 8 * 1024 * 1024;
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How long to wait for another process that writes.
 const BUSY: Duration = Duration::from_secs(5);
+/// How often a visitor looks whether the host has made the tables.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 fn migrations() -> Migrator {
     let one = |version, name: &'static str, sql: &'static str| {
@@ -131,7 +133,7 @@ impl Database {
         damage: &mut Vec<Damage>,
     ) -> Result<SqlitePool, StoreError> {
         if !self.host {
-            return Ok(self.connect(false).await?);
+            return self.visit().await;
         }
         let (parent, path) = (self.path.parent().map(Path::to_owned), self.path.clone());
         let looked = tokio::task::spawn_blocking(move || {
@@ -167,6 +169,24 @@ impl Database {
             moved_to: Some(moved_to),
         });
         Ok(self.connect(false).await?)
+    }
+
+    /// Opens what the host has made. One that has only just started may still be making it: it is
+    /// waited for.
+    async fn visit(&self) -> Result<SqlitePool, StoreError> {
+        let until = Instant::now() + BUSY;
+        loop {
+            match self.connect(false).await {
+                Err(Trouble::Empty) if Instant::now() < until => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                Err(Trouble::Empty) => {
+                    let folder = self.path.parent().unwrap_or(&self.path);
+                    return Err(StoreError::NotThere(folder.to_owned()));
+                }
+                opened => return Ok(opened?),
+            }
+        }
     }
 
     async fn connect(&self, check: bool) -> Result<SqlitePool, Trouble> {
@@ -212,6 +232,16 @@ impl Database {
         }
         if self.host {
             migrations().run(pool).await.map_err(sqlx::Error::from)?;
+        } else {
+            // The first migration makes all tables in one transaction; before it there is its list.
+            let tables: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name <> '_sqlx_migrations'",
+            )
+            .fetch_one(pool)
+            .await?;
+            if tables == 0 {
+                return Err(Trouble::Empty);
+            }
         }
         for probe in [
             "SELECT revision, body FROM definitions WHERE tenant = ''",
@@ -250,6 +280,8 @@ impl Database {
 enum Trouble {
     /// Its content is no use.
     Broken(String),
+    /// It has no tables: a host is making it, or died before it had. Only a visitor meets it.
+    Empty,
     /// The disk, the rights, another process.
     Refused(sqlx::Error),
 }
@@ -268,6 +300,7 @@ impl From<Trouble> for StoreError {
     fn from(trouble: Trouble) -> Self {
         Self::Unavailable(Arc::new(match trouble {
             Trouble::Broken(found) => sqlx::Error::Protocol(found),
+            Trouble::Empty => sqlx::Error::Protocol("it has no tables".to_owned()),
             Trouble::Refused(error) => error,
         }))
     }
