@@ -215,6 +215,30 @@ impl Merge {
         }
     }
 
+    /// The name of a setting that is one of `names` and stands for the first time; its place is kept.
+    /// None: an error was said, with `words` for a key that is unknown and for one that stands twice.
+    fn setting(
+        &mut self,
+        (key, what): (&str, &'static str),
+        names: &'static [&'static str],
+        entry: &Entry,
+        at: &At<'_>,
+        file: &Arc<str>,
+    ) -> Option<&'static str> {
+        let Some(name) = names.iter().copied().find(|name| *name == entry.key) else {
+            let message = unknown(key, &entry.key, names);
+            self.reader(file).wrong_key(at, message);
+            return None;
+        };
+        if !self.is_new(what, name, entry.at, &at.pointer, file) {
+            return None;
+        }
+        entry
+            .node
+            .place_in(&mut self.manifest.places, file, Some(entry.at), &at.pointer);
+        Some(name)
+    }
+
     fn connection(&mut self, at: &At<'_>, key: Option<&Entry>, file: &Arc<str>) -> bool {
         let mut reader = self.reader(file);
         let Some(entries) = reader.mapping(at, "a connection") else {
@@ -402,19 +426,12 @@ impl Merge {
         let mut push = self.manifest.push.clone();
         for entry in entries {
             let at = section.below(entry);
-            let Some(name) = PUSH.iter().find(|name| **name == entry.key) else {
-                let message = unknown("key of \"push\"", &entry.key, PUSH);
-                self.reader(file).wrong_key(&at, message);
+            let words = ("key of \"push\"", "setting of push");
+            let Some(name) = self.setting(words, PUSH, entry, &at, file) else {
                 continue;
             };
-            if !self.is_new("setting of push", name, entry.at, &at.pointer, file) {
-                continue;
-            }
-            entry
-                .node
-                .place_in(&mut self.manifest.places, file, Some(entry.at), &at.pointer);
             let mut reader = self.reader(file);
-            match *name {
+            match name {
                 "address" => push.address = address(&mut reader, &at),
                 "tls" => push.tls = key_pair(&mut reader, &at, base),
                 "maxConnections" => push.max_connections = reader.number(&at, 1, MOST),
@@ -431,19 +448,12 @@ impl Merge {
         let mut rest = self.manifest.rest.clone();
         for entry in entries {
             let at = section.below(entry);
-            let Some(name) = REST.iter().find(|name| **name == entry.key) else {
-                let message = unknown("key of \"rest\"", &entry.key, REST);
-                self.reader(file).wrong_key(&at, message);
+            let words = ("key of \"rest\"", "setting of rest");
+            let Some(name) = self.setting(words, REST, entry, &at, file) else {
                 continue;
             };
-            if !self.is_new("setting of rest", name, entry.at, &at.pointer, file) {
-                continue;
-            }
-            entry
-                .node
-                .place_in(&mut self.manifest.places, file, Some(entry.at), &at.pointer);
             let mut reader = self.reader(file);
-            match *name {
+            match name {
                 "address" => rest.address = address(&mut reader, &at),
                 "tls" => rest.tls = key_pair(&mut reader, &at, base),
                 "keys" => {
@@ -467,20 +477,12 @@ impl Merge {
         let mut limits = self.manifest.limits;
         for entry in entries {
             let at = section.below(entry);
-            let known = LIMITS.iter().find(|name| **name == entry.key);
-            let Some(name) = known else {
-                let message = unknown("limit", &entry.key, LIMITS);
-                self.reader(file).wrong_key(&at, message);
+            let words = ("limit", "limit");
+            let Some(name) = self.setting(words, LIMITS, entry, &at, file) else {
                 continue;
             };
-            if !self.is_new("limit", name, entry.at, &at.pointer, file) {
-                continue;
-            }
-            entry
-                .node
-                .place_in(&mut self.manifest.places, file, Some(entry.at), &at.pointer);
             let mut reader = self.reader(file);
-            match *name {
+            match name {
                 "diskQueueBytes" => limits.disk_queue_bytes = reader.bytes(&at, 1 << 20),
                 "deadLetterBytes" => limits.dead_letter_bytes = reader.bytes(&at, 1 << 20),
                 "unsettledMessages" => limits.unsettled_messages = reader.number(&at, 1, 65_535),

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use crate::error::ConnectionError;
-use crate::message::{Batch, Rejection};
+use crate::message::{Batch, Message, Rejection};
 
 pub mod backoff;
 pub mod dataport;
@@ -53,6 +53,9 @@ pub mod window;
 
 pub use inbox::Inbox;
 pub use property::{Property, PropertyKind};
+
+/// The part of a refused payload that goes to the dead letters.
+const REFUSED_HEAD: usize = 1024;
 
 /// Properties of a connection as a user wrote them: names as in eKuiper.
 pub type Properties = Map<String, Value>;
@@ -145,6 +148,54 @@ pub struct Context {
     pub limits: Limits,
     /// The host's one HTTP listener, for types that others reach by a path.
     pub port: dataport::DataPort,
+}
+
+impl Context {
+    /// Counts a message that came in. None: it is too large for this host, and with the dead letters.
+    pub(crate) fn received(&self, message: Message) -> Option<Message> {
+        let bytes = message.payload.len();
+        let limit = self.limits.max_message_bytes;
+        if bytes > limit {
+            self.traffic.refused.fetch_add(1, Ordering::Relaxed);
+            let sentence = format!("the message has {bytes} bytes; {limit} are taken in");
+            let error = ConnectionError::permanent("too-large", sentence);
+            let head = message.payload.slice(..REFUSED_HEAD.min(bytes));
+            self.refused.refused(&message.subject, head, &error);
+            return None;
+        }
+        self.traffic.messages_in.fetch_add(1, Ordering::Relaxed);
+        self.traffic
+            .bytes_in
+            .fetch_add(octets(bytes), Ordering::Relaxed);
+        Some(message)
+    }
+
+    /// Counts a message that went out.
+    pub(crate) fn sent(&self, message: &Message) {
+        self.traffic.messages_out.fetch_add(1, Ordering::Relaxed);
+        self.traffic
+            .bytes_out
+            .fetch_add(octets(message.payload.len()), Ordering::Relaxed);
+    }
+
+    /// This host's part of the names under which a server knows its consumers: 8 hexadecimal digits,
+    /// kept over restarts in the memory under `name`.
+    ///
+    /// # Errors
+    /// `transient` when it cannot be kept: after a restart it would be another one, and so would be
+    /// the consumers; what they had not settled would be nobody's.
+    pub(crate) async fn host_part(&self, name: &str) -> Result<String, ConnectionError> {
+        if let Some(kept) = self.memory.get(name).await {
+            return Ok(kept);
+        }
+        let part = format!("{:08x}", rand::random::<u32>());
+        self.memory.put(name, &part).await?;
+        Ok(part)
+    }
+}
+
+fn octets(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 /// Bounds of one connection's memory.

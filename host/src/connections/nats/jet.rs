@@ -163,7 +163,7 @@ async fn deliver(
         tracing::debug!(connection = %shared.context.id, "a message without a way to acknowledge it");
         return Ok(());
     };
-    let answered = match shared.received(message) {
+    let answered = match shared.context.received(super::link::ours(message)) {
         // Too large for this host: it is with the dead letters.
         None => answer(handle, reply, AckKind::Term).await,
         Some(message) => {

@@ -290,7 +290,7 @@ async fn core(
         },
     };
     while let Some(message) = subscriber.next().await {
-        let Some(message) = shared.received(message) else {
+        let Some(message) = shared.context.received(ours(message)) else {
             continue;
         };
         let takers = shared.takers.of(&wanted);

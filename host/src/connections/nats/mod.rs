@@ -30,7 +30,7 @@ use super::{
     PublishOptions, SubscribeOptions, SubscriptionGuard,
 };
 use crate::error::ConnectionError;
-use crate::message::{Batch, Message, Rejection};
+use crate::message::{Batch, Rejection};
 use config::Config;
 use link::{Handle, Link};
 use subject::Wanted;
@@ -39,8 +39,6 @@ use subject::Wanted;
 const HOST: &str = "nats-host";
 /// How long a farewell may take.
 const FAREWELL: Duration = Duration::from_millis(700);
-/// The part of a refused payload that goes to the dead letters.
-const HEAD: usize = 1024;
 
 /// What a delivery of JetStream is known by: consumer, place in the stream, time there.
 type Key = (Arc<str>, u64, u64);
@@ -157,42 +155,6 @@ impl Shared {
             .collect();
         format!("windlass-{plain}-{}", hash.get(..12).unwrap_or_default())
     }
-
-    /// Counts a message that came in. None: it is too large for this host, and with the dead letters.
-    fn received(&self, message: async_nats::Message) -> Option<Message> {
-        let message = link::ours(message);
-        let traffic = &self.context.traffic;
-        let limit = self.context.limits.max_message_bytes;
-        if message.payload.len() > limit {
-            traffic.refused.fetch_add(1, Ordering::Relaxed);
-            let sentence = format!(
-                "the message has {} bytes; {limit} are taken in",
-                message.payload.len()
-            );
-            let error = ConnectionError::permanent("too-large", sentence);
-            let head = message.payload.slice(..HEAD.min(message.payload.len()));
-            self.context.refused.refused(&message.subject, head, &error);
-            return None;
-        }
-        traffic.messages_in.fetch_add(1, Ordering::Relaxed);
-        traffic
-            .bytes_in
-            .fetch_add(length(&message), Ordering::Relaxed);
-        Some(message)
-    }
-
-    /// Counts a message that went out.
-    fn sent(&self, message: &Message) {
-        let traffic = &self.context.traffic;
-        traffic.messages_out.fetch_add(1, Ordering::Relaxed);
-        traffic
-            .bytes_out
-            .fetch_add(length(message), Ordering::Relaxed);
-    }
-}
-
-fn length(message: &Message) -> u64 {
-    u64::try_from(message.payload.len()).unwrap_or(u64::MAX)
 }
 
 #[derive(Debug)]
@@ -212,16 +174,7 @@ impl Connected {
         if self.shared.host.get().is_some() {
             return Ok(());
         }
-        let memory = &self.shared.context.memory;
-        let host = match memory.get(HOST).await {
-            Some(host) => host,
-            None => {
-                let host = format!("{:08x}", rand::random::<u32>());
-                // Not kept, it would be another one after a restart, and so would the consumers.
-                memory.put(HOST, &host).await?;
-                host
-            }
-        };
+        let host = self.shared.context.host_part(HOST).await?;
         self.shared.host.get_or_init(|| host);
         Ok(())
     }

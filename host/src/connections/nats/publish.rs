@@ -184,7 +184,7 @@ async fn core(
                 .await
         };
         sent.map_err(|_| fault::lost())?;
-        shared.sent(message);
+        shared.context.sent(message);
     }
     handle.client.flush().await.map_err(|_| fault::lost())?;
     Ok(bad)
@@ -280,7 +280,7 @@ impl Attempts<'_> {
     fn taken(&mut self, place: usize) {
         if let Some(sent) = self.sent.get_mut(place) {
             sent.taken = true;
-            self.shared.sent(&sent.message);
+            self.shared.context.sent(&sent.message);
             self.shared.useful.store(true, Ordering::Relaxed);
         }
     }

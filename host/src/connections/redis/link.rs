@@ -279,7 +279,7 @@ fn arrived(shared: &Shared, info: PushInfo) {
         ..Message::new(payload)
     };
     message.arrival.at_ms = now_ms();
-    let Some(message) = shared.received(message) else {
+    let Some(message) = shared.context.received(message) else {
         return;
     };
     let takers = shared.takers.of(&wanted);

@@ -38,8 +38,6 @@ use link::Link;
 const HOST: &str = "redis-host";
 /// How long a farewell may take.
 const FAREWELL: Duration = Duration::from_millis(700);
-/// The part of a refused payload that goes to the dead letters.
-const HEAD: usize = 1024;
 
 /// A stream as one consumer of a group sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -122,41 +120,11 @@ impl Shared {
         format!("windlass-{}-{host}", self.context.id)
     }
 
-    /// Counts a message that came in. None: it is too large for this host, and with the dead letters.
-    fn received(&self, message: Message) -> Option<Message> {
-        let traffic = &self.context.traffic;
-        let limit = self.context.limits.max_message_bytes;
-        if message.payload.len() > limit {
-            traffic.refused.fetch_add(1, Ordering::Relaxed);
-            let sentence = format!(
-                "the message has {} bytes; {limit} are taken in",
-                message.payload.len()
-            );
-            let error = ConnectionError::permanent("too-large", sentence);
-            let head = message.payload.slice(..HEAD.min(message.payload.len()));
-            self.context.refused.refused(&message.subject, head, &error);
-            return None;
-        }
-        traffic.messages_in.fetch_add(1, Ordering::Relaxed);
-        traffic
-            .bytes_in
-            .fetch_add(length(&message), Ordering::Relaxed);
-        Some(message)
-    }
-
     /// Counts a message that went out.
     fn sent(&self, message: &Message) {
-        let traffic = &self.context.traffic;
-        traffic.messages_out.fetch_add(1, Ordering::Relaxed);
-        traffic
-            .bytes_out
-            .fetch_add(length(message), Ordering::Relaxed);
+        self.context.sent(message);
         self.useful.store(true, Ordering::Relaxed);
     }
-}
-
-fn length(message: &Message) -> u64 {
-    u64::try_from(message.payload.len()).unwrap_or(u64::MAX)
 }
 
 #[derive(Debug)]
@@ -174,17 +142,7 @@ impl Connected {
         if self.shared.host.get().is_some() {
             return Ok(());
         }
-        let memory = &self.shared.context.memory;
-        let host = match memory.get(HOST).await {
-            Some(host) => host,
-            None => {
-                let host = format!("{:08x}", rand::random::<u32>());
-                // Not kept, it would be another one after a restart, and what this consumer had not
-                // settled would be another's.
-                memory.put(HOST, &host).await?;
-                host
-            }
-        };
+        let host = self.shared.context.host_part(HOST).await?;
         self.shared.host.get_or_init(|| host);
         Ok(())
     }

@@ -263,7 +263,7 @@ impl Reader<'_> {
             };
             let message = message(&self.place.key, &self.group.field, fields);
             // Too large for this host: it is with the dead letters.
-            let Some(message) = self.shared.received(message) else {
+            let Some(message) = self.shared.context.received(message) else {
                 done.push(id);
                 continue;
             };
