@@ -163,19 +163,8 @@ impl Context {
             self.refused.refused(&message.subject, head, &error);
             return None;
         }
-        self.traffic.messages_in.fetch_add(1, Ordering::Relaxed);
-        self.traffic
-            .bytes_in
-            .fetch_add(octets(bytes), Ordering::Relaxed);
+        self.traffic.received(bytes);
         Some(message)
-    }
-
-    /// Counts a message that went out.
-    pub(crate) fn sent(&self, message: &Message) {
-        self.traffic.messages_out.fetch_add(1, Ordering::Relaxed);
-        self.traffic
-            .bytes_out
-            .fetch_add(octets(message.payload.len()), Ordering::Relaxed);
     }
 
     /// This host's part of the names under which a server knows its consumers: 8 hexadecimal digits,
@@ -192,10 +181,6 @@ impl Context {
         self.memory.put(name, &part).await?;
         Ok(part)
     }
-}
-
-fn octets(bytes: usize) -> u64 {
-    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 /// Bounds of one connection's memory.
@@ -237,6 +222,24 @@ pub struct Traffic {
     pub dropped: AtomicU64,
     /// Inbound messages refused (too large, malformed).
     pub refused: AtomicU64,
+}
+
+impl Traffic {
+    /// Counts a message that came in, with a payload of so many bytes.
+    pub(crate) fn received(&self, bytes: usize) {
+        count(&self.messages_in, &self.bytes_in, bytes);
+    }
+
+    /// Counts a message that went out, with a payload of so many bytes.
+    pub(crate) fn sent(&self, bytes: usize) {
+        count(&self.messages_out, &self.bytes_out, bytes);
+    }
+}
+
+fn count(messages: &AtomicU64, all: &AtomicU64, bytes: usize) {
+    messages.fetch_add(1, Ordering::Relaxed);
+    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    all.fetch_add(bytes, Ordering::Relaxed);
 }
 
 /// Small values kept across restarts for one connection. Backed by the store.

@@ -41,9 +41,7 @@ impl Takers {
 
     /// Gives a payload to all of them, and counts it.
     pub fn give(&self, payload: Bytes, traffic: &Traffic) {
-        traffic.messages_in.fetch_add(1, Ordering::Relaxed);
-        let length = u64::try_from(payload.len()).unwrap_or(u64::MAX);
-        traffic.bytes_in.fetch_add(length, Ordering::Relaxed);
+        traffic.received(payload.len());
         let message = Message {
             payload,
             arrival: Arrival {

@@ -416,9 +416,7 @@ impl Attached {
             .iter()
             .filter_map(|&index| batch.get(index as usize))
         {
-            traffic.messages_out.fetch_add(1, Ordering::Relaxed);
-            let bytes = u64::try_from(message.payload.len()).unwrap_or(u64::MAX);
-            traffic.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+            traffic.sent(message.payload.len());
         }
     }
 }

@@ -82,12 +82,7 @@ struct Taker<'a> {
 
 impl Taker<'_> {
     async fn give(&mut self, payload: Bytes, offset: u64) {
-        let traffic = &self.context.traffic;
-        traffic.messages_in.fetch_add(1, Ordering::Relaxed);
-        traffic.bytes_in.fetch_add(
-            u64::try_from(payload.len()).unwrap_or(u64::MAX),
-            Ordering::Relaxed,
-        );
+        self.context.traffic.received(payload.len());
         let headers = Headers::from(vec![("offset".to_owned(), offset.to_string())]);
         let message = Message {
             subject: self.subject.clone(),

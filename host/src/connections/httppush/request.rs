@@ -154,7 +154,7 @@ impl PathEndpoint {
         uri: &Uri,
         body: Bytes,
     ) -> Result<(), Answer> {
-        let length = u64::try_from(body.len()).unwrap_or(u64::MAX);
+        let length = body.len();
         let message = Message {
             payload: body,
             subject: self.path.clone(),
@@ -178,9 +178,7 @@ impl PathEndpoint {
             pending.give(&message, takers, share);
             Ok(())
         })?;
-        let traffic = &shared.context.traffic;
-        traffic.messages_in.fetch_add(1, Ordering::Relaxed);
-        traffic.bytes_in.fetch_add(length, Ordering::Relaxed);
+        shared.context.traffic.received(length);
         Ok(())
     }
 }

@@ -204,9 +204,7 @@ impl Attached {
                     ));
                 }
             }
-            taker.traffic.messages_in.fetch_add(1, Ordering::Relaxed);
-            let bytes = u64::try_from(message.payload.len()).unwrap_or(u64::MAX);
-            taker.traffic.bytes_in.fetch_add(bytes, Ordering::Relaxed);
+            taker.traffic.received(message.payload.len());
         }
         if !taken {
             self.traffic.untaken.fetch_add(1, Ordering::Relaxed);

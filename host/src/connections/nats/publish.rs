@@ -184,7 +184,7 @@ async fn core(
                 .await
         };
         sent.map_err(|_| fault::lost())?;
-        shared.context.sent(message);
+        shared.context.traffic.sent(message.payload.len());
     }
     handle.client.flush().await.map_err(|_| fault::lost())?;
     Ok(bad)
@@ -280,7 +280,7 @@ impl Attempts<'_> {
     fn taken(&mut self, place: usize) {
         if let Some(sent) = self.sent.get_mut(place) {
             sent.taken = true;
-            self.shared.context.sent(&sent.message);
+            self.shared.context.traffic.sent(sent.message.payload.len());
             self.shared.useful.store(true, Ordering::Relaxed);
         }
     }
