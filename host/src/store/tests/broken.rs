@@ -250,13 +250,11 @@ async fn a_visitor_makes_nothing() {
 async fn a_visitor_waits_for_a_host_that_is_making_the_store() {
     let folder = TempDir::new().unwrap();
     std::fs::File::create(folder.path().join("windlass.db")).unwrap();
-    let path = folder.path().to_owned();
-    let host = tokio::spawn(async move {
+    let host = async {
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-        Store::open(&path).await.unwrap()
-    });
-    let visitor = Store::open_shared(folder.path()).await.unwrap();
-    drop(visitor);
-    let (_host, damage) = host.await.unwrap();
+        Store::open(folder.path()).await.unwrap()
+    };
+    let (visitor, (_host, damage)) = tokio::join!(Store::open_shared(folder.path()), host);
+    drop(visitor.unwrap());
     assert!(damage.is_empty(), "{damage:?}");
 }
