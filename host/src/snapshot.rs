@@ -1,10 +1,14 @@
 //! What the host shows of itself at one moment: plain rows, for the command line, for metrics, for
 //! REST. Holds no secret; knows nothing of who made it or who shows it.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::config::ManifestError;
+
+mod flat;
 
 /// Everything at one moment.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -113,8 +117,21 @@ pub struct RuleRow {
     pub warnings: Vec<String>,
     /// Its source, its query and its actions, in the order of the way of a message.
     pub operators: Vec<OperatorRow>,
-    /// eKuiper's flat names, `source_demo_0_records_in_total` and so on.
-    pub metrics: Map<String, Value>,
+    /// The flat metrics as another host has said them; None: [`RuleRow::metrics`] makes them.
+    #[serde(skip)]
+    pub metrics: Option<Map<String, Value>>,
+}
+
+impl RuleRow {
+    /// The counters under eKuiper's flat names, `source_demo_0_records_in_total` and so on. Made when
+    /// they are asked for: for many rules they are large beside the rows that they are made from.
+    #[must_use]
+    pub fn metrics(&self) -> Cow<'_, Map<String, Value>> {
+        match &self.metrics {
+            Some(said) => Cow::Borrowed(said),
+            None => Cow::Owned(flat::flat(&self.operators)),
+        }
+    }
 }
 
 /// One step of a rule. Times are in milliseconds since the Unix epoch, 0 for never.

@@ -358,13 +358,8 @@ async fn all_statuses(State(catalog): State<Catalog>) -> Response {
         let Some(status) = catalog.rule_status(&rule.id) else {
             continue;
         };
-        let metrics = status.row.as_ref().map(|row| &row.metrics);
-        let total: u64 = metrics
-            .into_iter()
-            .flatten()
-            .filter(|(name, _)| name.ends_with("_exceptions_total"))
-            .filter_map(|(_, value)| value.as_u64())
-            .sum();
+        let operators = status.row.iter().flat_map(|row| &row.operators);
+        let total: u64 = operators.map(|operator| operator.exceptions).sum();
         let one = json!({
             "status": status.status,
             "last_exception": status.message,

@@ -663,7 +663,7 @@ impl RuleStatus {
             all.insert("warnings".to_owned(), json!(self.warnings));
         }
         if let Some(row) = &self.row {
-            all.extend(row.metrics.clone());
+            all.extend(row.metrics().into_owned());
         }
         Value::Object(all)
     }

@@ -17,7 +17,10 @@ pub(super) fn say(line: &str) -> io::Result<()> {
 
 /// One JSON object on a line of its own to stdout.
 pub(super) fn say_json(value: &impl Serialize) -> io::Result<()> {
-    say(&serde_json::to_string(value)?)
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    serde_json::to_writer(&mut out, value)?;
+    out.write_all(b"\n")?;
+    out.flush()
 }
 
 /// To stderr. Where that cannot be written, nobody can be told.

@@ -1,10 +1,12 @@
 //! What a running host shows: changes as they happen and a snapshot every second, as JSON lines, as
 //! plain lines, or as a table that redraws itself (`table.rs`).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::output::{plain, say, say_json, size};
@@ -60,36 +62,49 @@ impl View for JsonView {
     }
 }
 
-/// Counters of all rules and connections by id, with the newest rows.
-fn metrics(snapshot: &Snapshot) -> Value {
-    let rules: Map<String, Value> = snapshot
-        .rules
-        .iter()
-        .map(|rule| {
-            (
-                rule.id.clone(),
-                serde_json::to_value(rule).unwrap_or_default(),
-            )
-        })
-        .collect();
-    let connections: Map<String, Value> = snapshot
-        .connections
-        .iter()
-        .map(|row| {
-            (
-                row.id.clone(),
-                serde_json::to_value(row).unwrap_or_default(),
-            )
-        })
-        .collect();
-    json!({
-        "event": "metrics",
-        "atMs": snapshot.at_ms,
-        "rules": rules,
-        "connections": connections,
-        "rows": snapshot.rows,
-        "push": snapshot.push,
-    })
+/// Counters of all rules and connections by id, with the newest rows. Written row by row: a host of
+/// many rules says this every second, and the whole of it in memory is more than its rules are.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Metrics<'a> {
+    event: &'static str,
+    at_ms: u64,
+    #[serde(serialize_with = "rules_by_id")]
+    rules: &'a [RuleRow],
+    #[serde(serialize_with = "connections_by_id")]
+    connections: &'a [ConnectionRow],
+    rows: &'a [Row],
+    push: Option<&'a str>,
+}
+
+/// A rule's row with its flat metrics.
+#[derive(Serialize)]
+struct WithMetrics<'a> {
+    #[serde(flatten)]
+    row: &'a RuleRow,
+    metrics: Cow<'a, Map<String, Value>>,
+}
+
+fn metrics(snapshot: &Snapshot) -> Metrics<'_> {
+    Metrics {
+        event: "metrics",
+        at_ms: snapshot.at_ms,
+        rules: &snapshot.rules,
+        connections: &snapshot.connections,
+        rows: &snapshot.rows,
+        push: snapshot.push.as_deref(),
+    }
+}
+
+fn rules_by_id<S: Serializer>(rules: &&[RuleRow], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(rules.iter().map(|row| {
+        let metrics = row.metrics();
+        (&row.id, WithMetrics { row, metrics })
+    }))
+}
+
+fn connections_by_id<S: Serializer>(rows: &&[ConnectionRow], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(rows.iter().map(|row| (&row.id, row)))
 }
 
 /// Plain lines on stdout: states as they change, counters every few seconds, new rows.
@@ -335,7 +350,7 @@ mod tests {
             }],
             ..Snapshot::default()
         };
-        let value = metrics(&snapshot);
+        let value = serde_json::to_value(metrics(&snapshot)).unwrap();
         assert_eq!(value["event"], "metrics");
         assert_eq!(value["rules"]["hot"]["recordsIn"], 7);
         assert_eq!(value["connections"]["plant"]["metric"], -1);

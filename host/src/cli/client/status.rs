@@ -313,7 +313,7 @@ fn rule_row(id: String, status: &Value) -> RuleRow {
         disk_bytes: sum("sink_", "_0_disk_bytes"),
         dead_letters: sum("sink_", "_0_dead_letters_total"),
         warnings: texts(status, "warnings"),
-        metrics: metrics.clone(),
+        metrics: Some(metrics.clone()),
         ..RuleRow::default()
     }
 }
@@ -343,7 +343,7 @@ mod tests {
         );
         assert_eq!((row.records_in, row.selected, row.records_out), (10, 6, 6));
         assert_eq!(
-            (row.disk_messages, row.dead_letters, row.metrics.len()),
+            (row.disk_messages, row.dead_letters, row.metrics().len()),
             (1, 2, 6)
         );
         // eKuiper says less.
