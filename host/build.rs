@@ -52,23 +52,36 @@ fn run() -> Result<()> {
     build(&guests, &target_dir, &names)?;
 
     let built = target_dir.join(TARGET).join("release");
-    let mut list = String::from(
-        "/// Name and component of every connector that comes with the host, sorted by name.\n\
-         pub static BUNDLED: &[(&str, &[u8])] = &[\n",
-    );
-    for name in &names {
-        let component = built.join(format!("connector_{}.wasm", name.replace('-', "_")));
-        fs::copy(&component, out.join(format!("{name}.wasm")))
-            .map_err(|error| format!("cannot take {}: {error}", component.display()))?;
-        writeln!(
-            list,
-            "    ({name:?}, include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.wasm\"))),"
-        )?;
-    }
-    list.push_str("];\n");
-    fs::write(out.join("bundled.rs"), list)?;
+    pack(&built, &names, &out)?;
     small(&out)?;
     kit(root, &out)
+}
+
+/// Writes all components as one archive, and where in it each of them is. They are built from the same
+/// libraries: together they pack to a seventh, each alone to a third.
+fn pack(built: &Path, names: &[String], out: &Path) -> Result<()> {
+    let mut all = Vec::new();
+    let mut places = String::new();
+    for name in names {
+        let component = built.join(format!("connector_{}.wasm", name.replace('-', "_")));
+        let bytes = fs::read(&component)
+            .map_err(|error| format!("cannot take {}: {error}", component.display()))?;
+        let start = all.len();
+        all.extend(bytes);
+        writeln!(places, "    ({name:?}, {start}..{}),", all.len())?;
+    }
+    fs::write(out.join("bundled.zst"), zstd::bulk::compress(&all, 19)?)?;
+    let list = format!(
+        "/// Name of every connector that comes with the host, sorted, and where it is in the archive.\n\
+         const BUNDLED: &[(&str, Range<usize>)] = &[\n{places}];\n\
+         /// All components, one behind the other, packed with zstd.\n\
+         const ARCHIVE: &[u8] = include_bytes!(concat!(env!(\"OUT_DIR\"), \"/bundled.zst\"));\n\
+         /// Bytes of the archive when it is unpacked.\n\
+         const UNPACKED: usize = {};\n",
+        all.len()
+    );
+    fs::write(out.join("bundled.rs"), list)?;
+    Ok(())
 }
 
 /// What makes the binary smaller and not slower: functions of equal code are one, and the places that the

@@ -1,16 +1,50 @@
 //! The connectors that come with the host: components built by the build script from `guests/rust`
-//! and embedded in the binary. Only bytes; loading and running them is the runtime's affair.
+//! and embedded in the binary, packed. Only bytes; loading and running them is the runtime's affair.
 
-// `BUNDLED`, written by build.rs: the members of guests/rust that say `bundled = true`.
+use std::ops::Range;
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+// `BUNDLED`, `ARCHIVE` and `UNPACKED`, written by build.rs: the members of guests/rust that say
+// `bundled = true`.
 include!(concat!(env!("OUT_DIR"), "/bundled.rs"));
+
+/// The archive, unpacked as long as somebody holds a component of it: a few milliseconds at start, and
+/// no memory after that.
+#[derive(Debug)]
+struct Unpacked(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Unpacked {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn archive() -> Option<Bytes> {
+    static HELD: Mutex<Weak<Vec<u8>>> = Mutex::new(Weak::new());
+    let mut held = HELD.lock();
+    let all = match held.upgrade() {
+        Some(all) => all,
+        // It was packed by the build of this very binary.
+        None => Arc::new(zstd::bulk::decompress(ARCHIVE, UNPACKED).ok()?),
+    };
+    *held = Arc::downgrade(&all);
+    Some(Bytes::from_owner(Unpacked(all)))
+}
 
 /// The component of that name, if it comes with the host.
 #[must_use]
-pub fn bundled(name: &str) -> Option<&'static [u8]> {
-    BUNDLED
-        .iter()
-        .find(|(bundled, _)| *bundled == name)
-        .map(|(_, component)| *component)
+pub fn bundled(name: &str) -> Option<Bytes> {
+    let (_, place) = BUNDLED.iter().find(|(bundled, _)| *bundled == name)?;
+    Some(archive()?.slice(place.clone()))
+}
+
+/// One of that name comes with the host.
+#[must_use]
+pub fn is_bundled(name: &str) -> bool {
+    BUNDLED.iter().any(|(bundled, _)| *bundled == name)
 }
 
 /// The names of all that come with the host.
@@ -28,7 +62,9 @@ mod tests {
 
     #[test]
     fn every_bundled_connector_is_a_component() {
-        for (name, component) in BUNDLED {
+        assert!(!names().is_empty());
+        for name in names() {
+            let component = bundled(name).unwrap();
             assert!(component.starts_with(&COMPONENT), "{name}");
         }
     }
@@ -47,7 +83,7 @@ mod tests {
             "redis",
             "simulator",
         ] {
-            assert!(bundled(name).is_some(), "{name}");
+            assert!(is_bundled(name), "{name}");
         }
         assert_eq!(bundled("no-such-connector"), None);
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{Catalog, CatalogError, Kept, May, check_revision, kind};
 use crate::config::validate_id;
-use crate::connectors::{bundled, names};
+use crate::connectors::{bundled, is_bundled, names};
 use crate::runtime::Connector;
 use crate::snapshot::{Inspection, SlotRow};
 
@@ -122,7 +122,7 @@ impl Catalog {
                 .await
                 .map(Bytes::from)
                 .map_err(CatalogError::Disk)?,
-            None => Bytes::from_static(bundled(name).ok_or_else(|| unknown(name))?),
+            None => bundled(name).ok_or_else(|| unknown(name))?,
         };
         let parts = &self.0.parts;
         let connector = parts.runtime.load(name, wasm, &*parts.progress).await?;
@@ -162,7 +162,7 @@ impl Catalog {
         may: May<'_>,
     ) -> Result<u64, CatalogError> {
         validate_id(name).map_err(CatalogError::Invalid)?;
-        if bundled(name).is_some() {
+        if is_bundled(name) {
             return Err(CatalogError::Conflict(format!(
                 "connector {name} comes with the host; choose another name"
             )));
@@ -238,7 +238,7 @@ impl Catalog {
     /// # Errors
     /// Unknown, comes with the host, in use (by which streams and rules), another revision, the store.
     pub async fn delete_connector(&self, name: &str, may: May<'_>) -> Result<(), CatalogError> {
-        if bundled(name).is_some() {
+        if is_bundled(name) {
             return Err(CatalogError::Conflict(format!(
                 "connector {name} comes with the host"
             )));

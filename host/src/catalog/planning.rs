@@ -132,7 +132,7 @@ impl Catalog {
         for (name, connector) in around.loaded {
             let present = match book.connectors.get(&name) {
                 Some(kept) => kept.value.digest == connector.digest,
-                None => crate::connectors::bundled(&name).is_some(),
+                None => crate::connectors::is_bundled(&name),
             };
             if present {
                 loaded.insert(name, connector);

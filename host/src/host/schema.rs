@@ -69,7 +69,7 @@ async fn load(
             continue;
         }
         let wasm = crate::connectors::bundled(name).unwrap_or_default();
-        match runtime.load(name, Bytes::from_static(wasm), progress).await {
+        match runtime.load(name, wasm, progress).await {
             Ok(connector) => found.push((name.to_owned(), connector)),
             Err(error) => errors.push(manifest.error("", chain(&error))),
         }

@@ -30,6 +30,9 @@ use crate::interfaces::{
 const RANDOM_BYTES: u64 = 64 << 10;
 /// A guest whose host call has just been ended at the deadline may have to wait for its turn.
 const GRACE: Duration = Duration::from_millis(250);
+/// Turns of a tick each that a call takes before it gets a thread of its own. Fewer, and on a machine that
+/// is busy with others every second start of an instance gets one: the tick is of the clock on the wall.
+const TURNS: u32 = 3;
 /// WASI's own handles (streams, pollables).
 const WASI_HANDLES: usize = 4_096;
 
@@ -452,7 +455,7 @@ pub(super) async fn run<T>(
     let mut timer = None;
     let mut now = Instant::now();
     let mut fresh = true;
-    let mut computes = false;
+    let mut turns = 0_u32;
     clock.start_call(now);
     poll_fn(|cx| {
         if !std::mem::take(&mut fresh) {
@@ -461,13 +464,13 @@ pub(super) async fn run<T>(
         clock.start_poll(now);
         let running = runtime.ticker().run();
         let ticks = clock.ticks();
-        let polled = match computes.then(|| runtime.aside()).flatten() {
+        let polled = match (turns >= TURNS).then(|| runtime.aside()).flatten() {
             Some(_aside) => tokio::task::block_in_place(|| call.as_mut().poll(cx)),
             None => call.as_mut().poll(cx),
         };
         drop(running);
-        // Stopped by the ticker, it has more to compute: its neighbours go on without this thread.
-        computes = clock.ticks() > ticks;
+        // Stopped by the ticker, it has more to compute: soon its neighbours go on without this thread.
+        turns = if clock.ticks() > ticks { turns + 1 } else { 0 };
         now = Instant::now();
         clock.end_poll(now);
         if let Poll::Ready(done) = polled {

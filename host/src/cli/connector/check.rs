@@ -48,7 +48,7 @@ pub(super) fn component(file: &std::path::Path) -> Result<bytes::Bytes, String> 
     let bundled = file.to_str().and_then(connectors::bundled);
     match (std::fs::read(file), bundled) {
         (Ok(wasm), _) => Ok(wasm.into()),
-        (Err(_), Some(wasm)) => Ok(bytes::Bytes::from_static(wasm)),
+        (Err(_), Some(wasm)) => Ok(wasm),
         (Err(error), None) if error.kind() == std::io::ErrorKind::NotFound => Err(format!(
             "{}: there is no such file; build it first, or name a bundled connector: {}",
             file.display(),

@@ -212,7 +212,7 @@ fn component(named: &str) -> Result<(String, Bytes), String> {
             .extension()
             .is_some_and(|extension| extension == "wasm");
     if !is_file && let Some(wasm) = crate::host::trial::bundled(named) {
-        return Ok((named.to_owned(), Bytes::from_static(wasm)));
+        return Ok((named.to_owned(), wasm));
     }
     if !is_file && !path.is_file() {
         let known = crate::host::trial::bundled_names();

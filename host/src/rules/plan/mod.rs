@@ -668,7 +668,7 @@ impl Planner<'_> {
                 }
             }
         } else if let Some(wasm) = crate::connectors::bundled(name) {
-            (Bytes::from_static(wasm), pointer.to_owned())
+            (wasm, pointer.to_owned())
         } else {
             let mut known: Vec<&str> = crate::connectors::names();
             known.extend(self.manifest.connectors.iter().map(|def| def.name.as_str()));
