@@ -13,7 +13,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream;
 use serde_json::{Map, Value};
+use tokio::time::{Instant, timeout_at};
 
 use crate::error::ConnectionError;
 use crate::message::{Batch, Message, Rejection};
@@ -513,8 +516,35 @@ pub trait Http: Send + Sync {
     /// # Cancel safety
     /// The request may have arrived after the future is dropped.
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, ConnectionError>;
+    /// Many requests, as many at once as [`Http::concurrency`] says; answers in the order of the
+    /// requests. None is begun after `begin`: it has no answer then. What is not answered at `end` is
+    /// `transient`.
+    ///
+    /// # Cancel safety
+    /// As [`Http::send`], for each.
+    async fn send_all(
+        &self,
+        requests: Vec<HttpRequest>,
+        begin: Instant,
+        end: Instant,
+    ) -> Vec<Option<Result<HttpResponse, ConnectionError>>> {
+        let answers = requests.into_iter().map(|request| async move {
+            if Instant::now() > begin {
+                return None;
+            }
+            let answer = timeout_at(end, self.send(request)).await;
+            Some(answer.unwrap_or_else(|_elapsed| Err(too_late())))
+        });
+        let answers = stream::iter(answers).buffered(self.concurrency().max(1));
+        answers.collect().await
+    }
     /// How many requests may be under way at once on this connection.
     fn concurrency(&self) -> usize;
+}
+
+/// One of many requests got no answer while there was time for all of them.
+fn too_late() -> ConnectionError {
+    ConnectionError::transient("timeout", "no answer within the time that the call had")
 }
 
 /// A value of a statement's parameter or of a row. See `wit/sql.wit`.

@@ -7,19 +7,23 @@
 //! otherwise hold messages back for up to 40 ms.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Sink, Stream as _, StreamExt as _};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
@@ -267,13 +271,27 @@ pub async fn open(endpoint: &Endpoint, how: &Dial<'_>) -> Result<Box<dyn Stream>
         return Ok(Box::new(tcp));
     }
     let name = how.tls.server_name(&endpoint.host)?;
-    let connector = TlsConnector::from(how.tls.client(how.alpn)?);
-    let stream = connector.connect(name, tcp).await.map_err(|error| {
+    Ok(Box::new(
+        secure(tcp, name, how.tls.client(how.alpn)?).await?,
+    ))
+}
+
+/// TLS over a stream that [`open`] gave, for a type that makes one configuration for many dials or
+/// wants to know what the handshake agreed on.
+///
+/// # Errors
+/// As [`dial`].
+pub async fn secure<S: Stream>(
+    stream: S,
+    name: ServerName<'static>,
+    config: Arc<ClientConfig>,
+) -> Result<TlsStream<S>, ConnectionError> {
+    let connector = TlsConnector::from(config);
+    connector.connect(name, stream).await.map_err(|error| {
         tls::explain(&error).unwrap_or_else(|| {
             ConnectionError::disconnected("tls", "the TLS handshake failed").caused_by(error)
         })
-    })?;
-    Ok(Box::new(stream))
+    })
 }
 
 /// Why a WebSocket's handshake failed, in the words of a status. Slow where the server understood and
@@ -416,6 +434,18 @@ impl AsyncWrite for Quick {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

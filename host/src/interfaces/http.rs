@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream;
 use tokio::time::Instant;
 use wasmtime::component::Resource;
 
@@ -87,25 +85,20 @@ impl Host {
         requests: Vec<HttpRequest>,
     ) -> wasmtime::Result<Vec<Answer>> {
         let connection = self.granted(place)?.target.connection();
-        let most = connection
-            .http()
-            .map_or(1, |http| http.concurrency().max(1));
         let body = (self.most_body() / requests.len().max(1)).max(LEAST_BODY);
-        let half = self.parts.deadline / 2;
-        let answers = requests.into_iter().map(|request| {
-            let connection = &*connection;
-            async move {
-                if self.parts.clock.counted(Instant::now()) > half {
-                    return Err(not_begun());
-                }
-                self.send_one(connection, request).await
-            }
-        });
-        Ok(stream::iter(answers)
-            .buffered(most)
-            .map(|answer| answer_out(answer, body))
-            .collect()
-            .await)
+        let Some(http) = connection.http() else {
+            let denied = |_| Err(to_guest(&ConnectionError::denied()));
+            return Ok(requests.iter().map(denied).collect());
+        };
+        let (now, deadline) = (Instant::now(), self.parts.deadline);
+        let left = |share: Duration| now + share.saturating_sub(self.parts.clock.counted(now));
+        // The last twentieth is the guest's, to return in.
+        let (begin, end) = (left(deadline / 2), left(deadline * 19 / 20));
+        let answers = http.send_all(requests, begin, end).await;
+        Ok(answers
+            .into_iter()
+            .map(|answer| answer_out(answer.unwrap_or_else(|| Err(not_begun())), body))
+            .collect())
     }
 
     /// Bytes of bodies that one call may bring into the guest.

@@ -81,6 +81,8 @@ pub struct Action {
     spill: Arc<dyn Spill>,
     resend_interval: Option<Duration>,
     restart: RestartStrategy,
+    /// Messages of one write, at most.
+    portion: usize,
     /// The source goes on without this action: see [`Action::let_go`].
     let_go: AtomicBool,
     /// Messages that were let go.
@@ -137,6 +139,7 @@ impl Action {
             spill,
             resend_interval: None,
             restart: RestartStrategy::default(),
+            portion: WRITE_MESSAGES,
             let_go: AtomicBool::new(false),
             lost: AtomicU64::new(0),
             blocked: Mutex::default(),
@@ -163,6 +166,14 @@ impl Action {
     #[must_use]
     pub fn with_restart(mut self, strategy: Option<RestartStrategy>) -> Self {
         self.restart = strategy.unwrap_or_default();
+        self
+    }
+
+    /// A write takes so many messages at most. Without it, or above it: 1024.
+    #[must_use]
+    pub fn with_portion(mut self, messages: Option<usize>) -> Self {
+        let messages = messages.unwrap_or(WRITE_MESSAGES);
+        self.portion = messages.clamp(1, WRITE_MESSAGES);
         self
     }
 
@@ -416,7 +427,7 @@ impl Action {
                     // What is on disk stays there for the next start; the rest joins it.
                     return None;
                 }
-                match self.spill.peek(WRITE_MESSAGES, WRITE_BYTES).await {
+                match self.spill.peek(self.portion, WRITE_BYTES).await {
                     Ok(records) => {
                         if let Some((position, _)) = records.last() {
                             let position = position.clone();
@@ -439,7 +450,7 @@ impl Action {
             }
             // Nothing is on disk, and nothing has to go there at the moment.
             *self.blocked.lock() = None;
-            let items = self.queue.take(WRITE_MESSAGES);
+            let items = self.queue.take(self.portion);
             if !items.is_empty() {
                 let since = items.first().map_or_else(Instant::now, |item| item.since);
                 let batch = join(&items);

@@ -36,6 +36,9 @@ use self::reading::{Opening, settle_on};
 use self::rule::Watched;
 pub use self::rule::{Rule, RuleChange, RuleState};
 
+/// So many times what an HTTP connection sends at once is one write.
+const ROUNDS: usize = 16;
+
 /// The only tenant until there are more.
 pub const TENANT: &str = "default";
 
@@ -232,6 +235,7 @@ impl Engine {
             let queue = Action::new(action.name.clone(), capacity, spill)
                 .with_owner(format!("{id}/{}", action.name))
                 .with_resend_interval(action.spill.resend_interval)
+                .with_portion(portion(&grants))
                 .with_restart(plan.def.options.restart_strategy);
             let queue = Arc::new(queue);
             let guest = SinkGuest::new(
@@ -585,4 +589,14 @@ impl Engine {
             rule.enter(RuleState::Stopped, &self.changes);
         }
     }
+}
+
+/// Messages of one write, where that should be fewer than usual. Over HTTP each is a request, some of
+/// them at once: with more in one write nothing is quicker, and the first ones are settled late.
+fn portion(grants: &[Grant]) -> Option<usize> {
+    let at_once = grants.iter().filter_map(|grant| {
+        let connection = grant.target.connection();
+        connection.http().map(|http| http.concurrency())
+    });
+    Some(at_once.min()?.saturating_mul(ROUNDS))
 }

@@ -43,24 +43,12 @@ impl Base {
 
     /// Host without brackets, port, over TLS.
     pub(super) fn endpoint(&self) -> (String, u16, bool) {
-        let tls = self.url.scheme() == "https";
-        let host = match self.url.host() {
-            Some(url::Host::Domain(name)) => name.to_owned(),
-            Some(url::Host::Ipv4(address)) => address.to_string(),
-            Some(url::Host::Ipv6(address)) => address.to_string(),
-            None => String::new(),
-        };
-        let port = self.url.port_or_known_default();
-        (host, port.unwrap_or(if tls { 443 } else { 80 }), tls)
+        endpoint(&self.url)
     }
 
     /// Host and port as they stand in a request's `Host`.
     pub(super) fn authority(&self) -> String {
-        let host = self.url.host_str().unwrap_or_default();
-        match self.url.port() {
-            Some(port) => format!("{host}:{port}"),
-            None => host.to_owned(),
-        }
+        authority(&self.url)
     }
 
     /// The same place under another host name, for a server that proves that name.
@@ -154,6 +142,28 @@ impl std::fmt::Display for Base {
             self.authority(),
             self.prefix
         )
+    }
+}
+
+/// Host without brackets, port, over TLS.
+pub(super) fn endpoint(url: &Url) -> (String, u16, bool) {
+    let tls = url.scheme() == "https";
+    let host = match url.host() {
+        Some(url::Host::Domain(name)) => name.to_owned(),
+        Some(url::Host::Ipv4(address)) => address.to_string(),
+        Some(url::Host::Ipv6(address)) => address.to_string(),
+        None => String::new(),
+    };
+    let port = url.port_or_known_default();
+    (host, port.unwrap_or(if tls { 443 } else { 80 }), tls)
+}
+
+/// Host and port as they stand in a request's `Host`.
+pub(super) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
     }
 }
 

@@ -100,16 +100,19 @@ impl Breaker {
     /// # Cancel safety
     /// Safe.
     pub(super) async fn enter(&self) -> Result<Pass<'_>, ConnectionError> {
+        let pass = |tries| Pass {
+            breaker: self,
+            tries,
+            done: false,
+        };
+        // So it is nearly always, and nobody needs to be told of a change.
+        if let Decision::Go { tries } = self.decide(Instant::now()) {
+            return Ok(pass(tries));
+        }
         loop {
             let mut changed = self.changed.subscribe();
             match self.decide(Instant::now()) {
-                Decision::Go { tries } => {
-                    return Ok(Pass {
-                        breaker: self,
-                        tries,
-                        done: false,
-                    });
-                }
+                Decision::Go { tries } => return Ok(pass(tries)),
                 Decision::Refuse(left) => {
                     return Err(ConnectionError::transient(
                         "http:circuit-open",

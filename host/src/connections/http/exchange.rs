@@ -1,18 +1,15 @@
 //! One request and its answer over a link that is up: headers put together, redirects followed within
 //! the base, the body read with a bound. Decides nothing about the link.
 
-use std::future::poll_fn;
-use std::pin::pin;
-
 use bytes::Bytes;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
-use reqwest::{Body, Client, Method, Request, Response, StatusCode};
-use tokio::runtime::Handle;
+use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, LOCATION, TRANSFER_ENCODING};
+use http::{Method, StatusCode};
 use url::Url;
 
 use super::address::Base;
 use super::config::FRAMING;
-use super::failure;
+use super::sockets::{Answer, Head, Sockets};
+use super::unpack::unpack;
 use crate::connections::{HttpHead, HttpResponse};
 use crate::error::ConnectionError;
 
@@ -22,9 +19,8 @@ const REDIRECTS: usize = 5;
 /// The head of requests, checked and put together once for many of them.
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
-    method: Method,
     url: Url,
-    headers: HeaderMap,
+    head: Head,
 }
 
 impl Prepared {
@@ -68,11 +64,8 @@ impl Prepared {
             own.iter()
                 .map(|(name, value)| (name.clone(), value.clone())),
         );
-        Ok(Self {
-            method,
-            url,
-            headers,
-        })
+        let head = Head::new(method, &url, &base.authority(), headers)?;
+        Ok(Self { url, head })
     }
 }
 
@@ -81,22 +74,32 @@ impl Prepared {
 /// # Errors
 /// No answer, or one that redirects to where the connection may not go.
 pub(super) async fn exchange(
-    client: &Client,
+    sockets: &Sockets,
     base: &Base,
     prepared: &Prepared,
     body: Bytes,
     most: usize,
 ) -> Result<HttpResponse, ConnectionError> {
-    let (mut method, mut body) = (prepared.method.clone(), body);
-    let mut response = send(client, prepared, prepared.url.clone(), &method, &body).await?;
-    let mut url = None;
+    let answer = sockets.send(&prepared.head, &body, most).await?;
+    match followed(answer.status, prepared.head.method(), &answer) {
+        None => read(answer, most).await,
+        Some(location) => follow(sockets, base, prepared, body, most, (answer, location)).await,
+    }
+}
+
+/// Follows an answer to where it redirects to, and further.
+async fn follow(
+    sockets: &Sockets,
+    base: &Base,
+    prepared: &Prepared,
+    mut body: Bytes,
+    most: usize,
+    (mut answer, mut location): (Answer, String),
+) -> Result<HttpResponse, ConnectionError> {
+    let (mut head, mut url) = (prepared.head.clone(), prepared.url.clone());
     for _ in 0..REDIRECTS {
-        let status = response.status();
-        let Some(location) = followed(status, &method, &response) else {
-            return read(response, most).await;
-        };
-        let from = url.as_ref().unwrap_or(&prepared.url);
-        let target = base.redirect(from, &location).map_err(|masked| {
+        let status = answer.status;
+        url = base.redirect(&url, &location).map_err(|masked| {
             ConnectionError::transient(
                 "http:redirect",
                 format!(
@@ -105,24 +108,26 @@ pub(super) async fn exchange(
                 ),
             )
         })?;
+        let mut method = head.method().clone();
         if status == StatusCode::SEE_OTHER && method != Method::HEAD {
             (method, body) = (Method::GET, Bytes::new());
         }
-        response = send(client, prepared, target.clone(), &method, &body).await?;
-        url = Some(target);
+        head = head.moved(method, &url)?;
+        answer = sockets.send(&head, &body, most).await?;
+        match followed(answer.status, head.method(), &answer) {
+            None => return read(answer, most).await,
+            Some(next) => location = next,
+        }
     }
-    if followed(response.status(), &method, &response).is_some() {
-        return Err(ConnectionError::transient(
-            "http:redirects",
-            format!("the server redirects more than {REDIRECTS} times"),
-        ));
-    }
-    read(response, most).await
+    Err(ConnectionError::transient(
+        "http:redirects",
+        format!("the server redirects more than {REDIRECTS} times"),
+    ))
 }
 
 /// Where to, if this answer is followed (RFC 9110, section 15.4). 301 and 302 are not for methods that
 /// change something: clients turn these into GET, and what was to be written would be lost.
-fn followed(status: StatusCode, method: &Method, response: &Response) -> Option<String> {
+fn followed(status: StatusCode, method: &Method, answer: &Answer) -> Option<String> {
     let follow = match status {
         StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT | StatusCode::SEE_OTHER => {
             true
@@ -132,50 +137,29 @@ fn followed(status: StatusCode, method: &Method, response: &Response) -> Option<
         }
         _ => false,
     };
-    let location = follow.then(|| response.headers().get(LOCATION))??;
+    let location = follow.then(|| answer.headers.get(LOCATION))??;
     Some(String::from_utf8_lossy(location.as_bytes()).into_owned())
 }
 
-async fn send(
-    client: &Client,
-    prepared: &Prepared,
-    url: Url,
-    method: &Method,
-    body: &Bytes,
-) -> Result<Response, ConnectionError> {
-    let mut request = Request::new(method.clone(), url);
-    *request.headers_mut() = prepared.headers.clone();
-    if !body.is_empty() {
-        *request.body_mut() = Some(Body::from(body.clone()));
-    }
-    client.execute(request).await.map_err(failure::of)
-}
-
-async fn read(mut response: Response, most: usize) -> Result<HttpResponse, ConnectionError> {
-    let headers = response.headers().iter();
+async fn read(mut answer: Answer, most: usize) -> Result<HttpResponse, ConnectionError> {
+    unpack(&mut answer, most).await?;
+    let headers = answer.headers.iter();
     let headers = headers
+        .filter(|(name, _)| !of_the_socket(name))
         .map(|(name, value)| {
             let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
             (name.as_str().to_owned(), value)
         })
         .collect();
-    let status = response.status().as_u16();
-    let (body, truncated) = failure::body(&mut response, most).await?;
     Ok(HttpResponse {
-        status,
+        status: answer.status.as_u16(),
         headers,
-        body,
-        truncated,
+        body: answer.body,
+        truncated: answer.truncated,
     })
 }
 
-/// Polls it within a runtime: what it spawns (the tasks of its sockets) runs there, and not among the
-/// guests that wait for it.
-pub(super) async fn within<T>(handle: &Handle, future: impl Future<Output = T>) -> T {
-    let mut future = pin!(future);
-    poll_fn(|context| {
-        let _entered = handle.enter();
-        future.as_mut().poll(context)
-    })
-    .await
+/// What is between the server and this host only (RFC 9110, section 7.6.1).
+fn of_the_socket(name: &HeaderName) -> bool {
+    *name == CONNECTION || *name == TRANSFER_ENCODING || name.as_str() == "keep-alive"
 }

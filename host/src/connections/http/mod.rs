@@ -1,7 +1,8 @@
-//! Requests to an HTTP server: the connection type `http`, over `reqwest`. `config.rs` reads the
-//! properties, `address.rs` says what is below the base URL, `link.rs` keeps the link and its life,
-//! `exchange.rs` sends one request, `oauth.rs` gets tokens, `breaker.rs` and `pace.rs` hold requests
-//! back. Knows no wasm and no rules; imports nothing of the other types.
+//! Requests to an HTTP server: the connection type `http`, over `hyper`. `config.rs` reads the
+//! properties, `address.rs` says what is below the base URL, `link.rs` keeps the link and its life and
+//! sends requests over it, `exchange.rs` sends one and follows redirects, `sockets.rs` dials, writes
+//! and reads, `unpack.rs` unpacks bodies, `oauth.rs` gets tokens, `breaker.rs` and `pace.rs` hold
+//! requests back. Knows no wasm and no rules; imports nothing of the other types.
 //!
 //! The URL is the operator's, so that addresses of this machine and its networks are not refused; what
 //! a connector or a message says stays below it. No proxy of the environment is used.
@@ -14,7 +15,9 @@ mod failure;
 mod link;
 mod oauth;
 mod pace;
+mod sockets;
 mod text;
+mod unpack;
 
 #[cfg(test)]
 mod tests;
@@ -39,7 +42,7 @@ impl ConnectionType for HttpServer {
         context: Context,
     ) -> Result<Arc<dyn Connection>, Vec<ConfigError>> {
         let config = Config::read(properties, &context.base, &context.limits)?;
-        Ok(Arc::new(Link::new(config, context)))
+        Ok(Link::new(config, context))
     }
 
     fn divide(properties: &mut Properties) -> Result<Properties, Vec<ConfigError>> {

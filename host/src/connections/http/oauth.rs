@@ -1,20 +1,34 @@
 //! Tokens: asking an endpoint for one, and when to ask again. eKuiper's `access` and `refresh`, and the
 //! client credentials of RFC 6749, section 4.4. Keeps nothing: the link has the present token.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Client, Method, Request, StatusCode};
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{Method, StatusCode};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout};
+use url::Url;
 
+use super::address::{authority, endpoint};
 use super::config::{Call, Grant, basic_value, seconds};
-use super::failure;
-use crate::error::ConnectionError;
+use super::sockets::{Answer, Head, Sockets};
+use super::unpack::unpack;
+use crate::error::{ConnectionError, ErrorKind};
 
 /// The largest answer of a token endpoint.
 const LARGEST: usize = 256 * 1024;
+
+/// A POST to a token endpoint.
+struct Post {
+    url: Url,
+    headers: HeaderMap,
+    body: Bytes,
+}
 
 /// What a token endpoint gave. Its fields are secrets.
 #[derive(Clone)]
@@ -46,13 +60,13 @@ impl Token {
     }
 }
 
-/// Asks for a token; `before` is the one to renew.
+/// Asks for a token; `before` is the one to renew. `tls`: how an endpoint over TLS proves who it is.
 ///
 /// # Errors
 /// `disconnected`, slow where the endpoint refuses. No word of the endpoint's answer is in it: it may
 /// repeat what it was sent.
 pub(super) async fn fetch(
-    client: &Client,
+    tls: &Arc<ClientConfig>,
     grant: &Grant,
     before: Option<&Token>,
     limit: Duration,
@@ -66,7 +80,7 @@ pub(super) async fn fetch(
             Some(before),
         ) => {
             // A refresh token that is used up: begin anew.
-            match ask(client, posted(refresh, &before.fields)?, limit).await {
+            match ask(tls, posted(refresh, &before.fields)?, limit).await {
                 Ok(fields) => Some(merged(&before.fields, fields)),
                 Err(error) => {
                     tracing::debug!(err = error.report(), "a token could not be refreshed");
@@ -78,7 +92,7 @@ pub(super) async fn fetch(
     };
     let fields = match renewed {
         Some(fields) => fields,
-        None => ask(client, first(grant)?, limit).await?,
+        None => ask(tls, first(grant)?, limit).await?,
     };
     let life = life(grant, &fields)?;
     Ok(Token {
@@ -126,9 +140,8 @@ fn lacks(field: &str) -> ConnectionError {
     )
 }
 
-fn posted(call: &Call, fields: &Map<String, Value>) -> Result<Request, ConnectionError> {
-    let mut request = Request::new(Method::POST, call.url.clone());
-    let headers = request.headers_mut();
+fn posted(call: &Call, fields: &Map<String, Value>) -> Result<Post, ConnectionError> {
+    let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     for (name, text) in &call.headers {
         let text = text.fill(fields).map_err(|field| lacks(&field))?;
@@ -138,11 +151,14 @@ fn posted(call: &Call, fields: &Map<String, Value>) -> Result<Request, Connectio
         headers.insert(name.clone(), value);
     }
     let body = call.body.fill(fields).map_err(|field| lacks(&field))?;
-    *request.body_mut() = Some(body.into());
-    Ok(request)
+    Ok(Post {
+        url: call.url.clone(),
+        headers,
+        body: body.into(),
+    })
 }
 
-fn first(grant: &Grant) -> Result<Request, ConnectionError> {
+fn first(grant: &Grant) -> Result<Post, ConnectionError> {
     let (url, id, secret, scope, audience, in_body) = match grant {
         Grant::Access { access, .. } => return posted(access, &Map::new()),
         Grant::ClientCredentials {
@@ -177,30 +193,35 @@ fn first(grant: &Grant) -> Result<Request, ConnectionError> {
         CONTENT_TYPE,
         HeaderValue::from_static("application/x-www-form-urlencoded"),
     );
-    let mut request = Request::new(Method::POST, url.clone());
-    *request.headers_mut() = headers;
-    *request.body_mut() = Some(form.finish().into());
-    Ok(request)
+    Ok(Post {
+        url: url.clone(),
+        headers,
+        body: form.finish().into(),
+    })
 }
 
 async fn ask(
-    client: &Client,
-    mut request: Request,
+    tls: &Arc<ClientConfig>,
+    post: Post,
     limit: Duration,
 ) -> Result<Map<String, Value>, ConnectionError> {
-    request
-        .headers_mut()
-        .entry(ACCEPT)
-        .or_insert(HeaderValue::from_static("application/json"));
     let answered = async {
-        let mut response = client.execute(request).await.map_err(failure::of_dial)?;
-        let status = response.status();
-        let body = failure::body(&mut response, LARGEST).await?;
-        Ok::<_, ConnectionError>((status, body))
+        let mut answer = sent(tls, post).await?;
+        unpack(&mut answer, LARGEST).await?;
+        Ok::<_, ConnectionError>((answer.status, answer.body))
     };
-    let (status, (body, _)) = timeout(limit, answered).await.map_err(|_| {
-        ConnectionError::disconnected("oauth:timeout", "the token endpoint does not answer")
-    })??;
+    let (status, body) = timeout(limit, answered)
+        .await
+        .map_err(|_| {
+            ConnectionError::disconnected("oauth:timeout", "the token endpoint does not answer")
+        })?
+        .map_err(|mut error| {
+            // A dial needs the answer.
+            if error.kind == ErrorKind::Transient {
+                error.kind = ErrorKind::Disconnected;
+            }
+            error
+        })?;
     if !status.is_success() {
         return Err(refused(status));
     }
@@ -213,6 +234,29 @@ async fn ask(
         )
         .slow()),
     }
+}
+
+/// Over a socket of its own, which ends then.
+async fn sent(tls: &Arc<ClientConfig>, post: Post) -> Result<Answer, ConnectionError> {
+    let Post {
+        url,
+        mut headers,
+        body,
+    } = post;
+    headers
+        .entry(ACCEPT)
+        .or_insert(HeaderValue::from_static("application/json"));
+    let (host, port, over_tls) = endpoint(&url);
+    let secure = over_tls.then(|| {
+        let name = ServerName::try_from(host.clone()).map_err(|error| {
+            ConnectionError::misconfigured("tls:name", "the server's name is not valid for TLS")
+                .caused_by(error)
+        })?;
+        Ok::<_, ConnectionError>((name, Arc::clone(tls)))
+    });
+    let sockets = Sockets::new(host, port, secure.transpose()?);
+    let head = Head::new(Method::POST, &url, &authority(&url), headers)?;
+    sockets.send(&head, &body, LARGEST).await
 }
 
 fn refused(status: StatusCode) -> ConnectionError {

@@ -399,3 +399,26 @@ async fn the_resend_interval_is_kept_between_tries() {
         "{waits:?}"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_write_takes_no_more_than_its_portion_from_memory_and_from_disk() {
+    let bench = Bench::new(SpillOptions::default()).await;
+    let sizes: Arc<Mutex<Vec<usize>>> = Arc::default();
+    let seen = Arc::clone(&sizes);
+    bench.script.set(move |numbers| {
+        seen.lock().push(numbers.len());
+        ok(Duration::from_millis(1))
+    });
+    let action = Action::new("sink_0".to_owned(), 1024, bench.disk());
+    let running = bench.run(action.with_portion(Some(16)));
+    (0..100).for_each(|number| bench.send(&running, number));
+    until("written", || bench.written() == all(100)).await;
+    bench.links.send_replace(false);
+    (100..200).for_each(|number| bench.send(&running, number));
+    until("on disk", || bench.settled() == all(200)).await;
+    bench.links.send_replace(true);
+    until("written from disk", || bench.written() == all(200)).await;
+    let most = sizes.lock().iter().copied().max();
+    assert_eq!(most, Some(16), "{:?}", sizes.lock());
+    running.end(AT_ONCE).await;
+}
