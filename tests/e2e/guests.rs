@@ -1,5 +1,5 @@
-//! A guest that loops, traps or allocates without end is stopped within its limits, and its
-//! neighbour does not notice.
+//! A guest that loops without end is stopped within its limits, and its neighbour does not notice. Those
+//! that trap or allocate: R9 and R11 of `tests/chaos`.
 
 use std::time::Duration;
 
@@ -83,16 +83,6 @@ fn beside(deed: &str) {
 #[test]
 fn a_guest_that_loops_does_not_slow_its_neighbour() {
     beside("spin");
-}
-
-#[test]
-fn a_guest_that_traps_does_not_slow_its_neighbour() {
-    beside("unreachable");
-}
-
-#[test]
-fn a_guest_that_allocates_without_end_does_not_slow_its_neighbour() {
-    beside("allocate");
 }
 
 #[test]

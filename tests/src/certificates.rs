@@ -89,8 +89,7 @@ impl Certificates {
     /// The same with a certificate that runs out when so much time has passed.
     #[must_use]
     pub fn server_until(&self, life: Duration) -> Tls {
-        let Identity { certificate, key } =
-            self.identity_until(&["localhost", "127.0.0.1"], life);
+        let Identity { certificate, key } = self.identity_until(&["localhost", "127.0.0.1"], life);
         Tls {
             authority: self.authority(),
             certificate,

@@ -149,7 +149,14 @@ fn reply(question: &[u8], answer: &Answer) -> Option<Vec<u8>> {
     };
     let code = u8::from(*answer == Answer::NoSuchName) * 3;
     let mut out = question.get(..2)?.to_vec();
-    out.extend_from_slice(&[0x81, 0x80 | code, 0, 1, 0, u8::try_from(addresses.len()).ok()?]);
+    out.extend_from_slice(&[
+        0x81,
+        0x80 | code,
+        0,
+        1,
+        0,
+        u8::try_from(addresses.len()).ok()?,
+    ]);
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(question.get(12..end + 4)?);
     for address in addresses {

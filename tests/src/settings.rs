@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
 use crate::load::{Publish, Subscriber};
 use crate::machine::{long, short_or_long, wait_until};
 use crate::manifest::{Manifest, publish_to};
 use crate::oracle::{Flow, median, passes, ranges};
 use crate::windlass::{Windlass, command};
+use serde_json::Value;
 
 /// What half of all messages pass.
 pub const WARM: &str = "SELECT * FROM demo WHERE temperature > 50";

@@ -272,7 +272,9 @@ fn releases(trial: &mut Trial) {
     trial.delivered(&far, count, Duration::from_secs(20));
     let unknown = || {
         let script = near.script();
-        [7_000, 7_001].iter().all(|id| script.completed.contains(id))
+        [7_000, 7_001]
+            .iter()
+            .all(|id| script.completed.contains(id))
     };
     let completed = holds_within(Duration::from_secs(5), unknown);
     trial.check(

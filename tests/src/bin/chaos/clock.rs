@@ -18,7 +18,12 @@ use crate::trial::{Counted, Trial};
 
 /// The library, where packages put it.
 fn library() -> Option<PathBuf> {
-    let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib", "/usr/local/lib"];
+    let folders = [
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/usr/lib",
+        "/usr/local/lib",
+    ];
     folders
         .iter()
         .map(|folder| Path::new(folder).join("faketime/libfaketime.so.1"))
@@ -46,14 +51,15 @@ pub(crate) fn jumps(trial: &mut Trial) {
     let set = |offset: &str| std::fs::write(&file, format!("{offset}\n")).expect("written");
     set("+0");
     let oauth = json!({ "clientCredentials": { "url": tokens.url("/token"), "clientId": "a", "clientSecret": "b" } });
-    let rest = json!([{ "rest": { "connectionSelector": "api", "method": "post", "sendSingle": true } }]);
+    let rest =
+        json!([{ "rest": { "connectionSelector": "api", "method": "post", "sendSingle": true } }]);
     let manifest = Manifest::new()
         .connection(
             "plant",
             "mqtt",
             json!({ "server": proxy.url(), "clientid": "windlass-plant", "enableClientSession": true, "keepAlive": "10s" }),
         )
-        .connection("api", "http", json!({ "url": api.url("/in"), "oauth": oauth }))
+        .connection("api", "http", json!({ "url": api.url("/in"), "oauth": oauth, "maxInFlight": 1 }))
         .mqtt_stream("demo", "plant", "in/#", 1, true)
         .rule("all", "SELECT * FROM demo", publish_to("plant", "out", 1))
         .rule("posts", "SELECT * FROM demo", rest);
@@ -83,12 +89,17 @@ pub(crate) fn jumps(trial: &mut Trial) {
     }
     set("+0");
     let lost = windlass.changes().len() - changes;
-    trial.check("changes of the connections' states", lost, "none", lost == 0);
+    trial.check(
+        "changes of the connections' states",
+        lost,
+        "none",
+        lost == 0,
+    );
     trial.check(
         "longest on the way during the jumps",
         format!("{longest:.0} ms"),
-        "1000 ms at most",
-        longest <= 1000.0,
+        "5000 ms at most: no timer waits for a day",
+        longest <= 5000.0,
     );
     let fetches = tokens.count() - fetched;
     trial.check(
@@ -105,7 +116,9 @@ pub(crate) fn jumps(trial: &mut Trial) {
     signal(windlass.pid(), "CONT");
     let begin = Instant::now();
     let back = holds_within(Duration::from_secs(5), || {
-        windlass.connection("plant").is_some_and(|(status, _)| status == "connected")
+        windlass
+            .connection("plant")
+            .is_some_and(|(status, _)| status == "connected")
             && begin.elapsed() > Duration::from_secs(2)
     });
     let attempts = proxy.attempts().len() - dialled;

@@ -130,20 +130,36 @@ pub(crate) fn damaged(trial: &mut Trial) {
     // The sink is gone, and all that comes is for the disk.
     far = None;
     windlass.wait_connection("cloud", "connecting", Duration::from_secs(10));
-    let sent = Publish::new(near.port(), "in/1", 1).count(messages).start().join();
+    let sent = Publish::new(near.port(), "in/1", 1)
+        .count(messages)
+        .start()
+        .join();
     let on_disk = holds_within(Duration::from_secs(15), || {
         windlass.counter("all", "diskMessages") == Some(messages)
     });
-    trial.check("all are on disk", sent.acknowledged.len(), messages, on_disk);
+    trial.check(
+        "all are on disk",
+        sent.acknowledged.len(),
+        messages,
+        on_disk,
+    );
     windlass.kill();
     drop(far);
     let copy = tempfile::tempdir().expect("a folder");
     restore(&windlass.data(), copy.path());
     let segments = segments(&windlass.data());
-    let length = segments.first().map_or(0, |(file, _)| fs::metadata(file).map_or(0, |file| file.len()));
+    let length = segments.first().map_or(0, |(file, _)| {
+        fs::metadata(file).map_or(0, |file| file.len())
+    });
     let length = usize::try_from(length).unwrap_or(0);
-    assert!(length > 1000, "no segment of the disk queue was found: {segments:?}");
-    trial.note(format!("segments: {}, the first has {length} bytes", segments.len()));
+    assert!(
+        length > 1000,
+        "no segment of the disk queue was found: {segments:?}"
+    );
+    trial.note(format!(
+        "segments: {}, the first has {length} bytes",
+        segments.len()
+    ));
 
     let mut damages = vec![];
     for step in 0..per_kind {
@@ -164,7 +180,12 @@ pub(crate) fn damaged(trial: &mut Trial) {
         found.enter(trial, damage, &started, bound, messages);
     }
     found.report(trial);
-    trial.check("start until the rule runs", spread(&starts), "1 s at most", longest(&starts) <= 1.0);
+    trial.check(
+        "start until the rule runs",
+        spread(&starts),
+        "1 s at most",
+        longest(&starts) <= 1.0,
+    );
 }
 
 /// The files of the queue and the messages in each.
@@ -173,7 +194,10 @@ fn segments(data: &Path) -> Vec<(PathBuf, usize)> {
         .into_iter()
         .filter_map(|file| {
             let bytes = fs::read(&file).ok()?;
-            let count = bytes.windows(6).filter(|window| window == b"\"seq\":").count();
+            let count = bytes
+                .windows(6)
+                .filter(|window| window == b"\"seq\":")
+                .count();
             (count > 0).then_some((file, count))
         })
         .collect();
@@ -196,7 +220,9 @@ fn one_start(windlass: &mut Windlass, port: u16, least: u64) -> Started {
     windlass.up();
     windlass.wait_rule("all", "running", START);
     let seconds = begin.elapsed().as_secs_f64();
-    holds_within(Duration::from_secs(10), || far.script().0.arrived() >= least);
+    holds_within(Duration::from_secs(10), || {
+        far.script().0.arrived() >= least
+    });
     // Whatever else comes.
     let mut seen = (0, Instant::now());
     holds_within(Duration::from_secs(5), || {
@@ -228,17 +254,22 @@ struct Found {
 }
 
 impl Found {
-    fn enter(&mut self, trial: &mut Trial, damage: Damage, started: &Started, bound: u64, messages: u64) {
+    fn enter(
+        &mut self,
+        trial: &mut Trial,
+        damage: Damage,
+        started: &Started,
+        bound: u64,
+        messages: u64,
+    ) {
         let ledger = &started.ledger;
         let lost = ledger.lost(0..messages).len() as u64;
         self.starts += 1;
         self.lost += lost;
         self.allowed += bound;
         self.unreported += u64::from(lost > 0 && !started.reported);
-        let wrong = lost > bound
-            || ledger.corrupt() > 0
-            || ledger.out_of_order() > 0
-            || started.panicked;
+        let wrong =
+            lost > bound || ledger.corrupt() > 0 || ledger.out_of_order() > 0 || started.panicked;
         if wrong {
             self.wrong += 1;
             trial.note(format!(
@@ -264,7 +295,12 @@ impl Found {
             format!("{} that the damage covered", self.allowed),
             self.lost <= self.allowed,
         );
-        trial.check("losses that no start reported", self.unreported, "none", self.unreported == 0);
+        trial.check(
+            "losses that no start reported",
+            self.unreported,
+            "none",
+            self.unreported == 0,
+        );
     }
 }
 
@@ -294,7 +330,11 @@ pub(crate) fn full(trial: &mut Trial) {
     let mut rest = windlass.rest();
     for (id, url) in [("plant", near.url()), ("cloud", remote.url())] {
         let props = json!({ "server": url, "clientid": format!("windlass-{id}"), "enableClientSession": true });
-        rest.must_post("/connections", &json!({ "id": id, "typ": "mqtt", "props": props }), 201);
+        rest.must_post(
+            "/connections",
+            &json!({ "id": id, "typ": "mqtt", "props": props }),
+            201,
+        );
     }
     let conf = json!({ "qos": 1, "connectionSelector": "plant" });
     rest.must_put("/metadata/sources/mqtt/confKeys/k", &conf, 200);
@@ -345,11 +385,21 @@ pub(crate) fn full(trial: &mut Trial) {
         .acknowledged(sent.acknowledged.len() as u64)
         .bound(cycles * 2048);
     trial.delivered(&far, count, Duration::from_secs(60));
-    trial.check("REST while the disk is full", format!("{answers} failures, slowest {slowest:.2} s"), "none, 1 s", answers == 0 && slowest < 1.0);
+    trial.check(
+        "REST while the disk is full",
+        format!("{answers} failures, slowest {slowest:.2} s"),
+        "none, 1 s",
+        answers == 0 && slowest < 1.0,
+    );
     trial.note(format!("the rule's status showed it in {blocked} of {cycles} cycles; the others wrote {} KiB in the middle", filled[filled.len() / 2] / 1024));
     trial.alive(near.port(), "in/1", &far, 30 + sent.sent);
     let log = windlass.log();
-    trial.check("panics", log.matches("panicked").count(), "none", !log.contains("panicked"));
+    trial.check(
+        "panics",
+        log.matches("panicked").count(),
+        "none",
+        !log.contains("panicked"),
+    );
     trial.grown(&windlass, before, 16);
     drop(windlass);
     drop(disk);

@@ -52,7 +52,11 @@ pub(crate) fn run(trial: &mut Trial, tests: &[Tests]) {
         for name in tests.names {
             let verdict = out
                 .lines()
-                .find_map(|line| line.strip_prefix("test ")?.strip_prefix(name)?.strip_prefix(" ... "))
+                .find_map(|line| {
+                    line.strip_prefix("test ")?
+                        .strip_prefix(name)?
+                        .strip_prefix(" ... ")
+                })
                 .unwrap_or("not there");
             trial.check(&format!("`{name}`"), verdict, "ok", verdict == "ok");
             for line in printed(&out, name) {
@@ -71,7 +75,9 @@ fn printed<'a>(out: &'a str, name: &str) -> Vec<&'a str> {
     out.lines()
         .skip_while(|line| *line != heading)
         .skip(1)
-        .take_while(|line| !line.starts_with("---- ") && *line != "successes:" && *line != "failures:")
+        .take_while(|line| {
+            !line.starts_with("---- ") && *line != "successes:" && *line != "failures:"
+        })
         .map(str::trim)
         .filter(|line| !line.is_empty())
         .take(40)

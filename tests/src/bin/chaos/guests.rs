@@ -91,15 +91,25 @@ impl Stage {
             .acknowledged(sent.acknowledged.len() as u64);
         trial.delivered(&self.far, count, Duration::from_secs(20));
         let rates = |flows: &[Flow]| median(flows.iter().map(Flow::rate).collect());
-        let tails = |flows: &[Flow]| median(flows.iter().map(|flow| flow.percentile_ms(0.99)).collect());
+        let tails =
+            |flows: &[Flow]| median(flows.iter().map(|flow| flow.percentile_ms(0.99)).collect());
         let ratio = rates(beside) / rates(own);
         trial.check(
             "the neighbour's rate beside its own",
-            format!("{ratio:.2} (p99 {:.1} ms beside {:.1} ms)", tails(beside), tails(own)),
+            format!(
+                "{ratio:.2} (p99 {:.1} ms beside {:.1} ms)",
+                tails(beside),
+                tails(own)
+            ),
             "0.95 at least",
             ratio >= 0.95,
         );
-        trial.alive(self.broker.port(), "in/1", &self.far, 20 + FIRST + sent.sent);
+        trial.alive(
+            self.broker.port(),
+            "in/1",
+            &self.far,
+            20 + FIRST + sent.sent,
+        );
         self.windlass
     }
 }
@@ -111,10 +121,18 @@ fn does(deed: &str) -> Value {
 
 /// R9: traps of every kind, over many rules.
 pub(crate) fn traps(trial: &mut Trial) {
-    const DEEDS: [&str; 5] = ["unreachable", "divide", "out-of-bounds", "overflow", "panic-long"];
+    const DEEDS: [&str; 5] = [
+        "unreachable",
+        "divide",
+        "out-of-bounds",
+        "overflow",
+        "panic-long",
+    ];
     // Three traps make a message a dead letter; more than ten of them a minute would stop the rule.
     let (rules_of_each, messages) = trial.pick((4, 8), (20, 17));
-    let rules: Vec<String> = (0..DEEDS.len() * rules_of_each).map(|n| format!("bad{n}")).collect();
+    let rules: Vec<String> = (0..DEEDS.len() * rules_of_each)
+        .map(|n| format!("bad{n}"))
+        .collect();
     let each = rules_of_each * 3 * messages;
     trial.did(format!(
         "{each} traps each of {}, {} rules, three traps a message, beside a rule at 500 messages/s",
@@ -163,7 +181,12 @@ pub(crate) fn traps(trial: &mut Trial) {
     trial.check("traps counted", counted, 3 * first, counted == 3 * first);
     let running = rules
         .iter()
-        .filter(|rule| stage.windlass.rule(rule).is_some_and(|(status, _)| status == "running"))
+        .filter(|rule| {
+            stage
+                .windlass
+                .rule(rule)
+                .is_some_and(|(status, _)| status == "running")
+        })
         .count();
     trial.check("rules that still run", running, total, running == total);
     let windlass = stage.end(trial, &own, &beside);
@@ -201,7 +224,10 @@ pub(crate) fn loops(trial: &mut Trial) {
         + stage.sum(&rules, "sink_misbehaving_0_0_traps_total");
     trial.check(
         "calls that were stopped",
-        format!("{overtime}, dead letters {}", stage.sum(&rules, "deadLetters")),
+        format!(
+            "{overtime}, dead letters {}",
+            stage.sum(&rules, "deadLetters")
+        ),
         format!("all {loopers} messages are dead letters"),
         all,
     );
@@ -212,7 +238,13 @@ pub(crate) fn loops(trial: &mut Trial) {
 /// R11: memory, handles, log lines and messages without end.
 pub(crate) fn allocations(trial: &mut Trial) {
     const DEEDS: [&str; 7] = [
-        "allocate", "handles", "pile-up", "amplify", "huge-argument", "error-long", "flood",
+        "allocate",
+        "handles",
+        "pile-up",
+        "amplify",
+        "huge-argument",
+        "error-long",
+        "flood",
     ];
     const LIMIT_MIB: u64 = 16;
     // What the host itself needs for one call: copies of what goes in and comes out.
@@ -254,12 +286,18 @@ pub(crate) fn allocations(trial: &mut Trial) {
             grown <= LIMIT_MIB + OWN_MIB,
         );
     }
-    holds_within(Duration::from_secs(20), || stage.sum(&rules, "deadLetters") >= 3);
+    holds_within(Duration::from_secs(20), || {
+        stage.sum(&rules, "deadLetters") >= 3
+    });
     stage.windlass.fresh_metrics();
     for rule in ["allocate", "handles", "pile-up"] {
         let name = rule.to_owned();
-        let stopped = ["traps_total", "overtime_total"]
-            .map(|counter| stage.sum(std::slice::from_ref(&name), &format!("sink_misbehaving_0_0_{counter}")));
+        let stopped = ["traps_total", "overtime_total"].map(|counter| {
+            stage.sum(
+                std::slice::from_ref(&name),
+                &format!("sink_misbehaving_0_0_{counter}"),
+            )
+        });
         trial.check(
             &format!("`{rule}` is stopped"),
             format!("{} traps, {} overtime", stopped[0], stopped[1]),
@@ -324,7 +362,10 @@ pub(crate) fn leaks(trial: &mut Trial) {
     let step = messages as f64 / 10.0 / 500.0;
     let slope = slope(&samples, step) / 1024.0;
     // Instances grow and are replaced: a sample finds one at any size up to its limit.
-    let swing = samples.iter().fold(0.0, |most: f64, sample| most.max(*sample)) / f64::from(1 << 20);
+    let swing = samples
+        .iter()
+        .fold(0.0, |most: f64, sample| most.max(*sample))
+        / f64::from(1 << 20);
     let most = trial.pick(4096.0, 64.0);
     trial.check(
         "slope of resident memory",
@@ -334,7 +375,10 @@ pub(crate) fn leaks(trial: &mut Trial) {
     );
     stage.windlass.fresh_metrics();
     let instances = stage.sum(&rules, "sink_misbehaving_0_0_instances_total");
-    trial.note(format!("{instances} instances in {} calls or fewer", messages + 1000));
+    trial.note(format!(
+        "{instances} instances in {} calls or fewer",
+        messages + 1000
+    ));
     let windlass = stage.end(trial, &own, &beside);
     trial.grown(&windlass, before, 64);
 }
@@ -391,9 +435,12 @@ pub(crate) fn lies(trial: &mut Trial) {
     stage.offend(0, (messages * total) as u64, 20);
     let rules: Vec<String> = DEEDS.iter().map(|(deed, _)| (*deed).to_owned()).collect();
     let settled = |stage: &Stage| {
-        stage.sum(&rules, "deadLetters") + stage.sum(&rules, "sink_misbehaving_0_0_records_out_total")
+        stage.sum(&rules, "deadLetters")
+            + stage.sum(&rules, "sink_misbehaving_0_0_records_out_total")
     };
-    holds_within(Duration::from_secs(30), || settled(&stage) >= (messages * total) as u64);
+    holds_within(Duration::from_secs(30), || {
+        settled(&stage) >= (messages * total) as u64
+    });
     stage.windlass.fresh_metrics();
     let beside = [stage.far.ledger().since(mark)];
     let dead = letters(&stage.windlass);

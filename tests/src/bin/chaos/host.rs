@@ -41,7 +41,8 @@ fn ledger_server() -> (Httpd, Arc<Mutex<Ledger>>, Arc<AtomicU64>) {
 
 /// All of `in/#` of a broker to a server, one request a message.
 fn posting(broker: &Mosquitto, server: &Httpd) -> Manifest {
-    let rest = json!([{ "rest": { "connectionSelector": "api", "method": "post", "sendSingle": true } }]);
+    let rest =
+        json!([{ "rest": { "connectionSelector": "api", "method": "post", "sendSingle": true } }]);
     Manifest::new()
         .mqtt("plant", &broker.url())
         .connection("api", "http", json!({ "url": server.url("/in") }))
@@ -77,22 +78,43 @@ pub(crate) fn killed(trial: &mut Trial) {
         windlass.up();
         windlass.wait_rule("all", "running", START);
         starts.push(begin.elapsed().as_secs_f64());
-        damage += windlass.log().lines().filter(|line| line.contains("disk queue was damaged")).count();
+        damage += windlass
+            .log()
+            .lines()
+            .filter(|line| line.contains("disk queue was damaged"))
+            .count();
     }
     delay.store(1, Ordering::Relaxed);
     let sent = publisher.stop();
     let count = sent.acknowledged.len() as u64;
-    let arrived = || ledger.lock().unwrap_or_else(PoisonError::into_inner).arrived();
-    holds_within(Duration::from_secs(trial.pick(90, 300)), || arrived() >= count);
+    let arrived = || {
+        ledger
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .arrived()
+    };
+    holds_within(Duration::from_secs(trial.pick(90, 300)), || {
+        arrived() >= count
+    });
     let mut expected = sent.acknowledged;
     expected.sort_unstable();
     let counted = Counted::new("acknowledged to the publisher", sent.sent, &expected)
         .acknowledged(count)
         .bound(kills * 2048)
         .any_order();
-    trial.enter(&ledger.lock().unwrap_or_else(PoisonError::into_inner), counted);
-    trial.check("start until the rule runs", spread(&starts), "1 s at most", longest(&starts) <= 1.0);
-    trial.note(format!("torn ends or other damage reported by {damage} of {kills} starts"));
+    trial.enter(
+        &ledger.lock().unwrap_or_else(PoisonError::into_inner),
+        counted,
+    );
+    trial.check(
+        "start until the rule runs",
+        spread(&starts),
+        "1 s at most",
+        longest(&starts) <= 1.0,
+    );
+    trial.note(format!(
+        "torn ends or other damage reported by {damage} of {kills} starts"
+    ));
     let mut client = Plain::connect(broker.port(), "fresh", None);
     let fresh = sent.sent + 10;
     let mut payload = Vec::new();
@@ -100,7 +122,10 @@ pub(crate) fn killed(trial: &mut Trial) {
     client.publish("in/1", &payload);
     let begin = Instant::now();
     let passed = holds_within(Duration::from_secs(5), || {
-        ledger.lock().unwrap_or_else(PoisonError::into_inner).has(fresh)
+        ledger
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .has(fresh)
     });
     trial.check(
         "a fresh message afterwards",
@@ -114,7 +139,9 @@ pub(crate) fn killed(trial: &mut Trial) {
 pub(crate) fn one_at_a_time(trial: &mut Trial) {
     const BAR: f64 = 0.05;
     let rounds = trial.pick(2_000, 10_000);
-    trial.did(format!("{rounds} times one message and the wait for its arrival, MQTT to MQTT, QoS 1"));
+    trial.did(format!(
+        "{rounds} times one message and the wait for its arrival, MQTT to MQTT, QoS 1"
+    ));
     let broker = Mosquitto::start();
     let manifest = Manifest::new()
         .mqtt("plant", &broker.url())
@@ -153,7 +180,12 @@ pub(crate) fn one_at_a_time(trial: &mut Trial) {
             before = Some(windlass.usage());
         }
     }
-    trial.check("messages that did not arrive", missing, "none", missing == 0);
+    trial.check(
+        "messages that did not arrive",
+        missing,
+        "none",
+        missing == 0,
+    );
     trial.check(
         "on the way",
         format!(
@@ -167,7 +199,10 @@ pub(crate) fn one_at_a_time(trial: &mut Trial) {
     );
     trial.check(
         "longer than 50 ms",
-        format!("{} of {rounds}, and {excused} while this machine stood still", late.len()),
+        format!(
+            "{} of {rounds}, and {excused} while this machine stood still",
+            late.len()
+        ),
         "none",
         late.is_empty(),
     );
@@ -200,9 +235,19 @@ pub(crate) fn stops(trial: &mut Trial) {
     for _ in 0..stops {
         stop(&mut windlass, &mut times, &mut codes);
     }
-    trial.check("SIGTERM until its end", spread(&times), "10 s at most", longest(&times) <= 10.0);
+    trial.check(
+        "SIGTERM until its end",
+        spread(&times),
+        "10 s at most",
+        longest(&times) <= 10.0,
+    );
     let well = codes.iter().filter(|code| **code == Some(0)).count();
-    trial.check("exit codes", format!("{well} times 0"), format!("{stops} times 0"), well == codes.len());
+    trial.check(
+        "exit codes",
+        format!("{well} times 0"),
+        format!("{stops} times 0"),
+        well == codes.len(),
+    );
 
     // The sink falls silent: the first one waits for it, the second one does not.
     proxy.black_hole(true);
@@ -219,7 +264,10 @@ pub(crate) fn stops(trial: &mut Trial) {
     let took = second.elapsed().as_secs_f64();
     trial.check(
         "a second SIGTERM until its end",
-        format!("{took:.2} s, code {code:?}, the first one alone had {}", if waits { "waited" } else { "sufficed" }),
+        format!(
+            "{took:.2} s, code {code:?}, the first one alone had {}",
+            if waits { "waited" } else { "sufficed" }
+        ),
         "1 s at most",
         took <= 1.0,
     );
@@ -306,14 +354,21 @@ pub(crate) fn start_order(trial: &mut Trial) {
             windlass.wait_rule(rule, "running", Duration::from_secs(30));
         }
         times.push(begin.elapsed().as_secs_f64());
-        let sent = Publish::new(near.port(), "in/1", 1).count(20).start().join();
+        let sent = Publish::new(near.port(), "in/1", 1)
+            .count(20)
+            .start()
+            .join();
         let length = || match redis.client().say("XLEN out") {
             Ok(Answer::Number(length)) => length,
             _ => 0,
         };
         let there = holds_within(Duration::from_secs(5), || {
             far.arrived() == 20
-                && ledger.lock().unwrap_or_else(PoisonError::into_inner).arrived() == 20
+                && ledger
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .arrived()
+                    == 20
                 && length() >= 20
         });
         if !there || sent.acknowledged.len() != 20 {
@@ -322,7 +377,10 @@ pub(crate) fn start_order(trial: &mut Trial) {
                 format!(
                     "{}, {}, {} in the order {order:?}",
                     far.arrived(),
-                    ledger.lock().unwrap_or_else(PoisonError::into_inner).arrived(),
+                    ledger
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .arrived(),
                     length()
                 ),
                 "20, 20, 20",
@@ -330,7 +388,12 @@ pub(crate) fn start_order(trial: &mut Trial) {
             );
         }
     }
-    trial.check("all connected after the last came up", spread(&times), "15 s at most", longest(&times) <= 15.0);
+    trial.check(
+        "all connected after the last came up",
+        spread(&times),
+        "15 s at most",
+        longest(&times) <= 15.0,
+    );
 }
 
 /// R29: hardly any handles.
@@ -340,10 +403,15 @@ pub(crate) fn handles(trial: &mut Trial) {
     let far = Subscriber::start(Subscribe::new(broker.port(), "far", "out", 1));
     let port = free_port();
     let manifest = Manifest::new()
-        .section("push", json!({ "address": format!("127.0.0.1:{port}"), "maxConnections": 10_000 }))
+        .section(
+            "push",
+            json!({ "address": format!("127.0.0.1:{port}"), "maxConnections": 10_000 }),
+        )
         .mqtt("plant", &broker.url())
         .mqtt_stream("demo", "plant", "in/#", 1, false)
-        .stream(r#"CREATE STREAM pushed () WITH (TYPE="httppush", DATASOURCE="/in", FORMAT="json")"#)
+        .stream(
+            r#"CREATE STREAM pushed () WITH (TYPE="httppush", DATASOURCE="/in", FORMAT="json")"#,
+        )
         .rule("all", "SELECT * FROM demo", publish_to("plant", "out", 1))
         .rule("pushed", "SELECT * FROM pushed", json!([{ "nop": {} }]));
     let mut windlass = Windlass::prepare(&manifest).limited("-n 256");
@@ -376,17 +444,26 @@ pub(crate) fn handles(trial: &mut Trial) {
         }
     }
     let files = windlass.usage().files;
-    trial.note(format!("{taken} clients served, {refused} not, {files} files open"));
+    trial.note(format!(
+        "{taken} clients served, {refused} not, {files} files open"
+    ));
     trial.check("new work is refused", refused, "some", refused > 0);
     let log = windlass.log();
-    let said = log.lines().find(|line| line.to_lowercase().contains("too many open files"));
+    let said = log
+        .lines()
+        .find(|line| line.to_lowercase().contains("too many open files"));
     trial.check(
         "the log says why",
         said.unwrap_or("nothing").trim(),
         "too many open files",
         said.is_some() || taken >= 380,
     );
-    trial.check("lines in the log", windlass.lines_logged(), "500 at most", windlass.lines_logged() < 500);
+    trial.check(
+        "lines in the log",
+        windlass.lines_logged(),
+        "500 at most",
+        windlass.lines_logged() < 500,
+    );
     std::thread::sleep(Duration::from_secs(1));
     drop(clients);
     let sent = publisher.stop();
@@ -396,9 +473,16 @@ pub(crate) fn handles(trial: &mut Trial) {
     trial.delivered(&far, count, Duration::from_secs(10));
     trial.alive(broker.port(), "in/1", &far, 30 + sent.sent);
     let again = holds_within(Duration::from_secs(15), || {
-        client().post("/in", br#"{"a":1}"#).is_ok_and(|answered| answered.status == 200)
+        client()
+            .post("/in", br#"{"a":1}"#)
+            .is_ok_and(|answered| answered.status == 200)
     });
-    trial.check("a new client afterwards", if again { "served" } else { "not served" }, "served", again);
+    trial.check(
+        "a new client afterwards",
+        if again { "served" } else { "not served" },
+        "served",
+        again,
+    );
     trial.grown(&windlass, before, 8);
     trial.note("`ulimit -u` binds no process of root, and this one may run as root: not tried");
 }

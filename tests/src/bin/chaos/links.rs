@@ -84,8 +84,22 @@ pub(crate) fn cuts(trial: &mut Trial) {
     let shared = |proxy: &Proxy| (proxy.url(), proxy.url());
     // Two names of one address, so that they are two connections.
     let two = |proxy: &Proxy| (proxy.url(), proxy.url().replace("127.0.0.1", "localhost"));
-    cuts_of(trial, cuts, messages, "source and sink on one connection", &["plant"], shared);
-    cuts_of(trial, cuts, messages, "on two connections", &["plant", "cloud"], two);
+    cuts_of(
+        trial,
+        cuts,
+        messages,
+        "source and sink on one connection",
+        &["plant"],
+        shared,
+    );
+    cuts_of(
+        trial,
+        cuts,
+        messages,
+        "on two connections",
+        &["plant", "cloud"],
+        two,
+    );
 
     let broker = Mosquitto::start();
     let proxy = Proxy::start(broker.port());
@@ -197,9 +211,13 @@ pub(crate) fn broker_killed(trial: &mut Trial) {
     // It takes its time to come back.
     let killed = kill_while_sending(&mut near, &far, &sniffer, trial.pick(4, kills));
     let crossed = sniffer.crossed();
-    let count = Counted::new("what crossed to a bridge of mosquitto", killed.sent, &crossed)
-        .acknowledged(sniffer.acknowledged().len() as u64)
-        .yardstick();
+    let count = Counted::new(
+        "what crossed to a bridge of mosquitto",
+        killed.sent,
+        &crossed,
+    )
+    .acknowledged(sniffer.acknowledged().len() as u64)
+    .yardstick();
     trial.delivered(&far, count, Duration::from_secs(20));
     trial.note(format!(
         "the bridge, after {} kills: until it subscribed {}, until the first message passed {}",
@@ -226,7 +244,12 @@ struct Killed {
     first: Vec<f64>,
 }
 
-fn kill_while_sending(near: &mut Mosquitto, far: &Subscriber, sniffer: &Sniffer, kills: u64) -> Killed {
+fn kill_while_sending(
+    near: &mut Mosquitto,
+    far: &Subscriber,
+    sniffer: &Sniffer,
+    kills: u64,
+) -> Killed {
     const LIMIT: Duration = Duration::from_secs(10);
     // What is under way from before the kill is no sign of life: it has 100 ms.
     const UNDER_WAY: u64 = 100_000_000;
@@ -281,9 +304,7 @@ pub(crate) fn half_open(trial: &mut Trial) {
     let far_broker = Mosquitto::start();
     let (quiet, blocked) = (Proxy::start(near.port()), Proxy::start(far_broker.port()));
     let far = far_end(&far_broker, "far", "out");
-    let mqtt = |url: String, id: &str| {
-        json!({ "server": url, "clientid": format!("windlass-{id}"), "enableClientSession": true, "keepAlive": "10s" })
-    };
+    let mqtt = |url: String, id: &str| json!({ "server": url, "clientid": format!("windlass-{id}"), "enableClientSession": true, "keepAlive": "10s" });
     let manifest = Manifest::new()
         .mqtt("plant", &near.url())
         .connection("quiet", "mqtt", mqtt(quiet.url(), "quiet"))
@@ -292,10 +313,22 @@ pub(crate) fn half_open(trial: &mut Trial) {
         .mqtt_stream("large", "plant", "large/#", 0, false)
         .mqtt_stream("never", "quiet", "never/#", 1, false)
         .rule("all", "SELECT * FROM demo", publish_to("cloud", "out", 1))
-        .rule("large", "SELECT * FROM large", publish_to("cloud", "large", 0))
-        .rule("never", "SELECT * FROM never", publish_to("plant", "never-out", 1));
+        .rule(
+            "large",
+            "SELECT * FROM large",
+            publish_to("cloud", "large", 0),
+        )
+        .rule(
+            "never",
+            "SELECT * FROM never",
+            publish_to("plant", "never-out", 1),
+        );
     let windlass = Windlass::start(&manifest);
-    wait_ready(&windlass, &["plant", "quiet", "cloud"], &["all", "large", "never"]);
+    wait_ready(
+        &windlass,
+        &["plant", "quiet", "cloud"],
+        &["all", "large", "never"],
+    );
     trial.alive(near.port(), "in/1", &far, 0);
     let before = windlass.usage();
     let publisher = Publish {
@@ -320,10 +353,15 @@ pub(crate) fn half_open(trial: &mut Trial) {
                 let changes = windlass.changes();
                 changes
                     .iter()
-                    .find(|(at, whose, status, _)| *at > begin && whose == id && status != "connected")
+                    .find(|(at, whose, status, _)| {
+                        *at > begin && whose == id && status != "connected"
+                    })
                     .map(|(at, ..)| (*at - begin).as_secs_f64())
             };
-            holds_within(Duration::from_secs(45).saturating_sub(begin.elapsed()), || down().is_some());
+            holds_within(
+                Duration::from_secs(45).saturating_sub(begin.elapsed()),
+                || down().is_some(),
+            );
             times.push(down().unwrap_or(f64::INFINITY));
         }
         for proxy in [&quiet, &blocked] {
@@ -338,9 +376,13 @@ pub(crate) fn half_open(trial: &mut Trial) {
     trial.within("noticed while a write is blocked", longest(&writing), 15.5);
     let sent = publisher.stop();
     let expected: Vec<u64> = (FIRST..FIRST + sent.sent).collect();
-    let count = Counted::new("messages of QoS 1 on the blocked link", sent.sent, &expected)
-        .acknowledged(sent.acknowledged.len() as u64)
-        .bound(rounds * WINDOWS);
+    let count = Counted::new(
+        "messages of QoS 1 on the blocked link",
+        sent.sent,
+        &expected,
+    )
+    .acknowledged(sent.acknowledged.len() as u64)
+    .bound(rounds * WINDOWS);
     trial.delivered(&far, count, Duration::from_secs(30));
     trial.alive(near.port(), "in/1", &far, 2_000_000);
     // Some of the large messages are still in the allocator's hands.

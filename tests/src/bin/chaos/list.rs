@@ -87,7 +87,11 @@ pub(crate) const TESTS: &[Test] = &[
     ),
     in_run(here("R9", "connectors that trap", guests::traps)),
     here("R10", "connectors that loop forever", guests::loops),
-    in_run(here("R11", "connectors that take all they can", guests::allocations)),
+    in_run(here(
+        "R11",
+        "connectors that take all they can",
+        guests::allocations,
+    )),
     here("R12", "a connector that leaks", guests::leaks),
     in_run(here("R13", "a connector that lies", guests::lies)),
     here("R14", "a slow sink", sinks::slow),
@@ -96,7 +100,9 @@ pub(crate) const TESTS: &[Test] = &[
         "a sink that fails",
         &[Tests {
             place: Place::E2e,
-            names: &["http_faults::of_a_server_that_fails_a_third_of_all_requests_every_message_is_taken_or_a_dead_letter"],
+            names: &[
+                "http_faults::of_a_server_that_fails_a_third_of_all_requests_every_message_is_taken_or_a_dead_letter",
+            ],
             what: "an HTTP server that answers 500, 429 with Retry-After, 422 and resets",
         }],
     ),
@@ -105,7 +111,9 @@ pub(crate) const TESTS: &[Test] = &[
         "the circuit breaker",
         &[Tests {
             place: Place::E2e,
-            names: &["http_faults::a_server_that_fails_for_a_while_is_left_alone_and_the_circuit_is_shown"],
+            names: &[
+                "http_faults::a_server_that_fails_for_a_while_is_left_alone_and_the_circuit_is_shown",
+            ],
             what: "an HTTP server that answers nothing but 503 for a while",
         }],
     ),
@@ -126,10 +134,27 @@ pub(crate) const TESTS: &[Test] = &[
         }],
     ),
     here("R21", "the clock jumps", clock::jumps),
-    here("R22", "certificates that are not what they were", tls::certificates),
+    here(
+        "R22",
+        "certificates that are not what they were",
+        tls::certificates,
+    ),
     here("R23", "names that lead nowhere", names::names),
-    in_run(here("R24", "messages that are too large", oversize::oversize)),
-    in_run(here("R25", "acknowledgements out of order", acks::out_of_order)),
+    in_run(here(
+        "R24",
+        "messages that are too large",
+        oversize::oversize,
+    )),
+    here(
+        "R24b",
+        "a broker that hangs up on a large message",
+        oversize::hangs_up,
+    ),
+    in_run(here(
+        "R25",
+        "acknowledgements out of order",
+        acks::out_of_order,
+    )),
     elsewhere(
         "R26",
         "one of many on a connection is in trouble",

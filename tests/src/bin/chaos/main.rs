@@ -63,7 +63,13 @@ fn main() -> anyhow::Result<()> {
     let mut reports = Vec::new();
     for (number, test) in chosen.iter().enumerate() {
         if std::io::stderr().is_terminal() {
-            eprintln!("[{}/{}] {} {}", number + 1, chosen.len(), test.name, test.title);
+            eprintln!(
+                "[{}/{}] {} {}",
+                number + 1,
+                chosen.len(),
+                test.name,
+                test.title
+            );
         }
         let report = run(test, long);
         println!("{}", report.text());
@@ -77,7 +83,10 @@ fn main() -> anyhow::Result<()> {
     if arguments.results {
         report::enter_results(&reports)?;
     }
-    if reports.iter().any(|report| report.outcome == Outcome::Failed) {
+    if reports
+        .iter()
+        .any(|report| report.outcome == Outcome::Failed)
+    {
         std::process::exit(1);
     }
     Ok(())
@@ -92,14 +101,24 @@ fn choose(names: &[String]) -> anyhow::Result<Vec<&'static Test>> {
         return Ok(TESTS.iter().collect());
     }
     for name in names {
-        let known = TESTS.iter().any(|test| test.name.eq_ignore_ascii_case(name));
+        let known = TESTS
+            .iter()
+            .any(|test| test.name.eq_ignore_ascii_case(name));
         anyhow::ensure!(
             known,
             "no test `{name}`; there are {}",
-            TESTS.iter().map(|test| test.name).collect::<Vec<_>>().join(", ")
+            TESTS
+                .iter()
+                .map(|test| test.name)
+                .collect::<Vec<_>>()
+                .join(", ")
         );
     }
-    let wanted = |test: &&Test| names.iter().any(|name| test.name.eq_ignore_ascii_case(name));
+    let wanted = |test: &&Test| {
+        names
+            .iter()
+            .any(|name| test.name.eq_ignore_ascii_case(name))
+    };
     Ok(TESTS.iter().filter(wanted).collect())
 }
 
@@ -118,7 +137,12 @@ fn run(test: &Test, long: bool) -> Report {
             .downcast_ref::<String>()
             .cloned()
             .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        trial.check("runs to its end", &text.unwrap_or_default(), "no error", false);
+        trial.check(
+            "runs to its end",
+            &text.unwrap_or_default(),
+            "no error",
+            false,
+        );
     }
     trial.report(test, began.elapsed())
 }

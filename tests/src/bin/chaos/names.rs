@@ -63,19 +63,27 @@ pub(crate) fn names(trial: &mut Trial) {
     };
     // Two brokers on one port and two addresses of this machine.
     let port = free_port();
-    let at = |address: &str| Mosquitto::with(Broker {
-        extra: format!("listener {port} {address}"),
-        ..Broker::default()
-    });
+    let at = |address: &str| {
+        Mosquitto::with(Broker {
+            extra: format!("listener {port} {address}"),
+            ..Broker::default()
+        })
+    };
     let (one, other) = (at("127.0.4.1"), at("127.0.4.2"));
-    let far = [&one, &other].map(|broker| Subscriber::start(Subscribe::new(broker.port(), "far", "out", 1)));
+    let far = [&one, &other]
+        .map(|broker| Subscriber::start(Subscribe::new(broker.port(), "far", "out", 1)));
     let url = format!("tcp://broker.test:{port}");
     let command = resolver.command();
     let words: Vec<&str> = command.iter().map(String::as_str).collect();
     let mut windlass = Windlass::prepare(&warm(&url, &url, 1)).under(&words);
     windlass.up();
     let why = windlass.wait_connection("plant", "disconnected", Duration::from_secs(60));
-    trial.check("no such name", &why, "a reason that says it", why.contains("resolve"));
+    trial.check(
+        "no such name",
+        &why,
+        "a reason that says it",
+        why.contains("resolve"),
+    );
     let asked = resolver.asked().len();
     std::thread::sleep(Duration::from_secs(4));
     let again = resolver.asked().len() - asked;
@@ -84,18 +92,35 @@ pub(crate) fn names(trial: &mut Trial) {
     resolver.answer(Answer::Silence);
     std::thread::sleep(Duration::from_secs(silence));
     let (status, why) = windlass.connection("plant").unwrap_or_default();
-    trial.check("no answer", format!("{status}: {why}"), "a reason that says `resolve`", why.contains("resolve") && status != "connected");
-    trial.check("it still runs", format!("{:?}", windlass.rule("warm")), "a rule", windlass.rule("warm").is_some());
+    trial.check(
+        "no answer",
+        format!("{status}: {why}"),
+        "a reason that says `resolve`",
+        why.contains("resolve") && status != "connected",
+    );
+    trial.check(
+        "it still runs",
+        format!("{:?}", windlass.rule("warm")),
+        "a rule",
+        windlass.rule("warm").is_some(),
+    );
 
     resolver.answer(Answer::Addresses(vec![Ipv4Addr::new(127, 0, 4, 1)]));
     let begin = Instant::now();
     let connected = |limit: u64| {
         holds_within(Duration::from_secs(limit), || {
-            windlass.connection("plant").is_some_and(|(status, _)| status == "connected")
+            windlass
+                .connection("plant")
+                .is_some_and(|(status, _)| status == "connected")
         })
     };
     let there = connected(20);
-    trial.check("an address comes", format!("connected after {:.1} s", begin.elapsed().as_secs_f64()), "20 s at most", there);
+    trial.check(
+        "an address comes",
+        format!("connected after {:.1} s", begin.elapsed().as_secs_f64()),
+        "20 s at most",
+        there,
+    );
     std::thread::sleep(Duration::from_millis(300));
     trial.alive(one.port(), "in/1", &far[0], 0);
 
@@ -104,10 +129,17 @@ pub(crate) fn names(trial: &mut Trial) {
     drop(one);
     let begin = Instant::now();
     holds_within(Duration::from_secs(5), || {
-        windlass.connection("plant").is_some_and(|(status, _)| status != "connected")
+        windlass
+            .connection("plant")
+            .is_some_and(|(status, _)| status != "connected")
     });
     let there = connected(15);
-    trial.check("another address", format!("connected after {:.1} s", begin.elapsed().as_secs_f64()), "15 s at most", there);
+    trial.check(
+        "another address",
+        format!("connected after {:.1} s", begin.elapsed().as_secs_f64()),
+        "15 s at most",
+        there,
+    );
     std::thread::sleep(Duration::from_millis(300));
     trial.alive(other.port(), "in/1", &far[1], 10);
 
@@ -121,7 +153,9 @@ pub(crate) fn names(trial: &mut Trial) {
     let begin = Instant::now();
     windlass.up();
     let there = holds_within(Duration::from_secs(30), || {
-        windlass.connection("plant").is_some_and(|(status, _)| status == "connected")
+        windlass
+            .connection("plant")
+            .is_some_and(|(status, _)| status == "connected")
     });
     let took = begin.elapsed().as_secs_f64();
     trial.check(

@@ -83,7 +83,11 @@ pub(crate) fn refused(trial: &mut Trial) {
         let attempts = broker.dialled().len();
         let (status, reason) = windlass.connection(&id(version, *code)).unwrap_or_default();
         // A first attempt, one soon after it at most, and then every 30 to 60 s.
-        let most = if *permanent { 2 + seconds / 30 } else { seconds };
+        let most = if *permanent {
+            2 + seconds / 30
+        } else {
+            seconds
+        };
         let passed = attempts as u64 <= most
             && attempts > 0
             && status != "connected"
@@ -92,7 +96,14 @@ pub(crate) fn refused(trial: &mut Trial) {
         trial.check(
             &format!("MQTT {version}, code {code:#04x}"),
             format!("{attempts} attempts; {status}: {reason}"),
-            format!("{most} attempts at most, a reason{}", if word.is_empty() { String::new() } else { format!(" with `{word}`") }),
+            format!(
+                "{most} attempts at most, a reason{}",
+                if word.is_empty() {
+                    String::new()
+                } else {
+                    format!(" with `{word}`")
+                }
+            ),
             passed,
         );
     }
@@ -101,7 +112,12 @@ pub(crate) fn refused(trial: &mut Trial) {
         std::thread::sleep(Duration::from_secs(2));
         (windlass.usage().cpu - begin).as_secs_f64() / 2.0
     };
-    trial.check("CPU", format!("{:.1} % of a core", cpu * 100.0), "10 %", cpu < 0.1);
+    trial.check(
+        "CPU",
+        format!("{:.1} % of a core", cpu * 100.0),
+        "10 %",
+        cpu < 0.1,
+    );
     trial.grown(&windlass, before, 8);
 }
 
@@ -127,7 +143,9 @@ impl Dawdler {
                     match listener.accept() {
                         Ok((socket, _)) => {
                             let (borne, stop) = (Arc::clone(&borne), Arc::clone(&stop));
-                            links.push(std::thread::spawn(move || dawdle(socket, words, &borne, &stop)));
+                            links.push(std::thread::spawn(move || {
+                                dawdle(socket, words, &borne, &stop)
+                            }));
                         }
                         Err(_) => std::thread::sleep(Duration::from_millis(10)),
                     }
@@ -164,7 +182,12 @@ fn dawdle(mut socket: TcpStream, words: &[u8], borne: &Mutex<Vec<f64>>, stop: &A
     while !stop.load(Ordering::Relaxed) {
         match socket.read(&mut bytes) {
             Ok(0) => break,
-            Err(error) if !matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                ) =>
+            {
                 break;
             }
             _ => {}
@@ -192,7 +215,8 @@ pub(crate) fn dawdlers(trial: &mut Trial) {
          that say a byte a second of their request to the data port"
     ));
     // A CONNACK of MQTT 5 with a long reason, so that its bytes do not run out.
-    let mqtt = Dawdler::start(b"\x20\x40\x00\x00\x3d\x1f\x00\x3aslowslowslowslowslowslowslowslowslow");
+    let mqtt =
+        Dawdler::start(b"\x20\x40\x00\x00\x3d\x1f\x00\x3aslowslowslowslowslowslowslowslowslow");
     let http = Dawdler::start(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
     let nng = Dawdler::start(b"\x00SP\x00\x00\x10\x00\x00");
     let port = free_port();
@@ -208,7 +232,9 @@ pub(crate) fn dawdlers(trial: &mut Trial) {
         .rule("pushed", "SELECT * FROM pushed", json!([{ "nop": {} }]));
     let windlass = Windlass::start(&manifest);
     windlass.wait_rule("pushed", "running", START);
-    let served = holds_within(Duration::from_secs(10), || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let served = holds_within(Duration::from_secs(10), || {
+        TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
     assert!(served, "the data port listens");
     let before = windlass.usage();
     let push = |count| {
@@ -230,7 +256,10 @@ pub(crate) fn dawdlers(trial: &mut Trial) {
     let begin = Instant::now();
     let talking = Arc::new(AtomicBool::new(true));
     let talker = {
-        let mut slow: Vec<TcpStream> = slow.iter().filter_map(|socket| socket.try_clone().ok()).collect();
+        let mut slow: Vec<TcpStream> = slow
+            .iter()
+            .filter_map(|socket| socket.try_clone().ok())
+            .collect();
         let talking = Arc::clone(&talking);
         std::thread::spawn(move || {
             for byte in request {
@@ -247,7 +276,10 @@ pub(crate) fn dawdlers(trial: &mut Trial) {
     let beside = push(2000);
     trial.check(
         "2000 pushes by 4 others",
-        format!("{} in {:.2} s beside {} in {:.2} s alone", beside.0, beside.1, own.0, own.1),
+        format!(
+            "{} in {:.2} s beside {} in {:.2} s alone",
+            beside.0, beside.1, own.0, own.1
+        ),
         "all, no more than half as long again and 0.5 s",
         beside.0 == 2000 && beside.1 <= own.1 * 1.5 + 0.5,
     );
@@ -283,11 +315,20 @@ pub(crate) fn dawdlers(trial: &mut Trial) {
     // Each server was borne for its connect timeout (5 s), or its timeout (5 s) for the request.
     holds_within(Duration::from_secs(20), || {
         [&mqtt, &http, &nng].iter().all(|dawdler| {
-            dawdler.borne.lock().unwrap_or_else(PoisonError::into_inner).len() >= 2
+            dawdler
+                .borne
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .len()
+                >= 2
         })
     });
     for (name, dawdler) in [("MQTT", &mqtt), ("HTTP", &http), ("nng", &nng)] {
-        let borne = dawdler.borne.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let borne = dawdler
+            .borne
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let longest = crate::trial::longest(&borne);
         trial.check(
             &format!("{name}: a server that dawdles is borne"),

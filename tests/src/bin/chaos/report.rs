@@ -129,7 +129,10 @@ impl Report {
         }
         for check in &self.checks {
             let mark = if check.passed { "+" } else { "!" };
-            line(mark, &format!("{}: {} [{}]", check.what, check.figure, check.bar));
+            line(
+                mark,
+                &format!("{}: {} [{}]", check.what, check.figure, check.bar),
+            );
         }
         for note in &self.notes {
             line(" ", note);
@@ -198,12 +201,21 @@ pub(crate) fn summary(reports: &[Report]) -> String {
             report.title
         );
     }
-    let count = |outcome| reports.iter().filter(|report| report.outcome == outcome).count();
+    let count = |outcome| {
+        reports
+            .iter()
+            .filter(|report| report.outcome == outcome)
+            .count()
+    };
     // The form of cargo's closing line, which tests/run counts.
     let _ = write!(
         out,
         "\ntest result: {}. {} passed; {} failed; {} not possible here",
-        if count(Outcome::Failed) == 0 { "ok" } else { "FAILED" },
+        if count(Outcome::Failed) == 0 {
+            "ok"
+        } else {
+            "FAILED"
+        },
         count(Outcome::Passed),
         count(Outcome::Failed),
         count(Outcome::Impossible)
@@ -217,7 +229,10 @@ pub(crate) fn enter_results(reports: &[Report]) -> anyhow::Result<()> {
     let (date, commit) = (today()?, commit()?);
     let old = std::fs::read_to_string(&file).unwrap_or_default();
     let form = |row: &str| row.contains("`tests/chaos --long");
-    let number = |name: &str| name.trim_start_matches('R').parse::<u32>().unwrap_or(0);
+    let number = |name: &str| {
+        let digits = name.trim_matches(|c: char| !c.is_ascii_digit());
+        digits.parse::<u32>().unwrap_or(0)
+    };
     let mut rows: Vec<(u32, bool, String)> = old
         .lines()
         .filter(|line| line.starts_with("| R"))
@@ -229,9 +244,11 @@ pub(crate) fn enter_results(reports: &[Report]) -> anyhow::Result<()> {
             (!replaced).then(|| (number(name), form(line), line.to_owned()))
         })
         .collect();
-    rows.extend(reports.iter().map(|report| {
-        (number(report.name), report.long, report.row(&date, &commit))
-    }));
+    rows.extend(
+        reports
+            .iter()
+            .map(|report| (number(report.name), report.long, report.row(&date, &commit))),
+    );
     rows.sort();
     write_results(&file, &rows)
 }
@@ -259,7 +276,13 @@ fn today() -> anyhow::Result<String> {
 /// The commit that is checked out, with a mark where the tree differs from it.
 fn commit() -> anyhow::Result<String> {
     let said = Command::new("git")
-        .args(["describe", "--always", "--dirty=+", "--abbrev=9", "--exclude=*"])
+        .args([
+            "describe",
+            "--always",
+            "--dirty=+",
+            "--abbrev=9",
+            "--exclude=*",
+        ])
         .current_dir(root())
         .output()?;
     Ok(String::from_utf8(said.stdout)?.trim().to_owned())

@@ -39,10 +39,15 @@ pub(crate) fn slow(trial: &mut Trial) {
             }
         }
     });
-    let rest = json!([{ "rest": { "connectionSelector": "api", "method": "post", "sendSingle": true } }]);
+    let rest =
+        json!([{ "rest": { "connectionSelector": "api", "method": "post", "sendSingle": true } }]);
     let manifest = Manifest::new()
         .mqtt("plant", &broker.url())
-        .connection("api", "http", json!({ "url": server.url("/in"), "maxInFlight": 16 }))
+        .connection(
+            "api",
+            "http",
+            json!({ "url": server.url("/in"), "maxInFlight": 16 }),
+        )
         .mqtt_stream("demo", "plant", "in/#", 1, false)
         .rule("all", "SELECT * FROM demo", rest);
     let windlass = Windlass::start(&manifest);
@@ -57,7 +62,10 @@ pub(crate) fn slow(trial: &mut Trial) {
     }
     windlass.fresh_metrics();
     let on_disk = windlass.counter("all", "diskMessages").unwrap_or(0);
-    let through = ledger.lock().unwrap_or_else(PoisonError::into_inner).arrived();
+    let through = ledger
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .arrived();
     let mib = |bytes: u64| bytes >> 20;
     let grown = mib(most.saturating_sub(before.resident));
     trial.check(
@@ -70,14 +78,20 @@ pub(crate) fn slow(trial: &mut Trial) {
     let total = sent.acknowledged.len() as u64;
     trial.check(
         "on disk, so that the source is not held up",
-        format!("{on_disk} on disk, {through} through, of {} sent", sent.sent),
+        format!(
+            "{on_disk} on disk, {through} through, of {} sent",
+            sent.sent
+        ),
         "all but a memory queue and what is under way",
         on_disk + through + 4096 >= sent.sent,
     );
     delay.store(0, Ordering::Relaxed);
     let mark = ledger.lock().unwrap_or_else(PoisonError::into_inner).mark();
     std::thread::sleep(Duration::from_secs(5));
-    let flow = ledger.lock().unwrap_or_else(PoisonError::into_inner).since(mark);
+    let flow = ledger
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .since(mark);
     trial.check(
         "rate in the 5 s after the sink is well again",
         format!("{:.0}/s", flow.rate()),
@@ -86,14 +100,21 @@ pub(crate) fn slow(trial: &mut Trial) {
     );
     holds_within(Duration::from_secs(trial.pick(90, 600)), || {
         std::thread::sleep(Duration::from_millis(50));
-        ledger.lock().unwrap_or_else(PoisonError::into_inner).arrived() >= total
+        ledger
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .arrived()
+            >= total
     });
     let expected: Vec<u64> = (0..total).collect();
     let count = Counted::new("to the slow sink", sent.sent, &expected)
         .acknowledged(total)
         .bound(32)
         .any_order();
-    trial.enter(&ledger.lock().unwrap_or_else(PoisonError::into_inner), count);
+    trial.enter(
+        &ledger.lock().unwrap_or_else(PoisonError::into_inner),
+        count,
+    );
     let begin = Instant::now();
     let fresh = Publish {
         first: total + 10,
@@ -102,7 +123,10 @@ pub(crate) fn slow(trial: &mut Trial) {
     .count(1)
     .start();
     let passed = holds_within(Duration::from_secs(5), || {
-        ledger.lock().unwrap_or_else(PoisonError::into_inner).has(total + 10)
+        ledger
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .has(total + 10)
     });
     drop(fresh);
     trial.check(

@@ -43,8 +43,10 @@ pub(crate) fn soak(trial: &mut Trial) {
             Reply::After(delay, Box::new(Reply::status(204)))
         }
     });
-    let rest = json!([{ "rest": { "connectionSelector": "api", "method": "post", "sendSingle": true } }]);
-    let traps = json!([{ "misbehaving": { "in": "write", "do": "unreachable", "sendSingle": true } }]);
+    let rest =
+        json!([{ "rest": { "connectionSelector": "api", "method": "post", "sendSingle": true } }]);
+    let traps =
+        json!([{ "misbehaving": { "in": "write", "do": "unreachable", "sendSingle": true } }]);
     let manifest = Manifest::new()
         .connector("misbehaving", misbehaving())
         .mqtt("plant", &proxy.url())
@@ -65,7 +67,10 @@ pub(crate) fn soak(trial: &mut Trial) {
     while begin.elapsed() < Duration::from_secs(60 * minutes) {
         std::thread::sleep(Duration::from_secs_f64(STEP));
         let seconds = begin.elapsed().as_secs();
-        delay.store(if seconds / 30 % 2 == 1 { 200 } else { 0 }, Ordering::Relaxed);
+        delay.store(
+            if seconds / 30 % 2 == 1 { 200 } else { 0 },
+            Ordering::Relaxed,
+        );
         if cuts % 2 == 0 {
             proxy.cut();
         } else {
@@ -97,7 +102,9 @@ pub(crate) fn soak(trial: &mut Trial) {
         files.iter().min().copied().unwrap_or(0),
         files.iter().max().copied().unwrap_or(0),
     );
-    trial.note(format!("files open: {fewest} to {highest}; {cuts} cuts, {trapped} messages that trap"));
+    trial.note(format!(
+        "files open: {fewest} to {highest}; {cuts} cuts, {trapped} messages that trap"
+    ));
     let sent = publisher.stop();
     let total = sent.acknowledged.len() as u64;
     let expected: Vec<u64> = (0..sent.sent).collect();
@@ -105,7 +112,12 @@ pub(crate) fn soak(trial: &mut Trial) {
         .acknowledged(total)
         .bound(cuts * 200);
     trial.delivered(&far, count, Duration::from_secs(60));
-    let arrived = || ledger.lock().unwrap_or_else(PoisonError::into_inner).arrived();
+    let arrived = || {
+        ledger
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .arrived()
+    };
     holds_within(Duration::from_secs(180), || {
         std::thread::sleep(Duration::from_millis(50));
         arrived() >= total
@@ -114,11 +126,17 @@ pub(crate) fn soak(trial: &mut Trial) {
         .acknowledged(total)
         .bound(cuts * 200)
         .any_order();
-    let lost = ledger.lock().unwrap_or_else(PoisonError::into_inner).lost(expected.iter().copied());
+    let lost = ledger
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .lost(expected.iter().copied());
     if !lost.is_empty() {
         trial.note(format!("not posted: {}", ranges(&lost)));
     }
-    trial.enter(&ledger.lock().unwrap_or_else(PoisonError::into_inner), count);
+    trial.enter(
+        &ledger.lock().unwrap_or_else(PoisonError::into_inner),
+        count,
+    );
     trial.alive(broker.port(), "in/1", &far, sent.sent + 10);
     trial.grown(&windlass, before.unwrap_or_default(), 8);
 }

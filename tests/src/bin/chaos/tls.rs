@@ -89,9 +89,16 @@ fn expiry(trial: &mut Trial) {
     std::thread::sleep((LIFE + Duration::from_secs(3)).saturating_sub(made.elapsed()));
     let changes = pair.windlass.changes().len();
     trial.alive(pair.broker.port(), "in/1", &pair.far, 10);
-    trial.check("an established link", pair.windlass.changes().len() - changes, "no change", pair.windlass.changes().len() == changes);
+    trial.check(
+        "an established link",
+        pair.windlass.changes().len() - changes,
+        "no change",
+        pair.windlass.changes().len() == changes,
+    );
     pair.proxy.cut();
-    let (there, state) = pair.state(10, |status, err| status != "connected" && err.contains("expired"));
+    let (there, state) = pair.state(10, |status, err| {
+        status != "connected" && err.contains("expired")
+    });
     trial.check("after a cut", state, "not connected, with `expired`", there);
 }
 
@@ -119,7 +126,12 @@ fn rotated(trial: &mut Trial) {
     pair.broker.set_tls(new.server(true));
     pair.broker.restart();
     let (there, state) = pair.state(10, |status, err| status != "connected" && !err.is_empty());
-    trial.check("the server has a certificate of another authority", state, "not connected, with a reason", there);
+    trial.check(
+        "the server has a certificate of another authority",
+        state,
+        "not connected, with a reason",
+        there,
+    );
     write(&new);
     let begin = Instant::now();
     // Refused identities are tried every 30 to 60 s.
@@ -142,9 +154,18 @@ fn wrong(trial: &mut Trial) {
     trial.did("a certificate for another name; a client certificate that has run out; a server of TLS 1.1 alone");
     let certificates = Certificates::new();
     let trusts = || json!({ "rootCaRaw": certificates.authority() });
-    let pair = Pair::new(certificates.server_as(&["elsewhere.test"], false), "", trusts());
+    let pair = Pair::new(
+        certificates.server_as(&["elsewhere.test"], false),
+        "",
+        trusts(),
+    );
     let (there, state) = pair.state(15, |status, err| status != "connected" && !err.is_empty());
-    trial.check("another's name", state, "not connected, with a reason", there);
+    trial.check(
+        "another's name",
+        state,
+        "not connected, with a reason",
+        there,
+    );
     drop(pair);
 
     let mut props = trusts();
@@ -153,7 +174,12 @@ fn wrong(trial: &mut Trial) {
     props["privateKeyRaw"] = json!(own.key);
     let pair = Pair::new(certificates.server(true), "", props);
     let (there, state) = pair.state(15, |status, err| status != "connected" && !err.is_empty());
-    trial.check("a client certificate that has run out", state, "not connected, with a reason", there);
+    trial.check(
+        "a client certificate that has run out",
+        state,
+        "not connected, with a reason",
+        there,
+    );
     drop(pair);
 
     let server = OldTls::start(&certificates);
@@ -165,10 +191,17 @@ fn wrong(trial: &mut Trial) {
             props["clientid"] = json!("c");
             let windlass = Windlass::start(&Manifest::new().connection("plant", "mqtt", props));
             let refused = holds_within(Duration::from_secs(15), || {
-                windlass.connection("plant").is_some_and(|(status, err)| status != "connected" && err.to_lowercase().contains("tls"))
+                windlass.connection("plant").is_some_and(|(status, err)| {
+                    status != "connected" && err.to_lowercase().contains("tls")
+                })
             });
             let (status, err) = windlass.connection("plant").unwrap_or_default();
-            trial.check("TLS 1.1 alone", format!("{status}: {err}"), "not connected, with a sentence on TLS", refused);
+            trial.check(
+                "TLS 1.1 alone",
+                format!("{status}: {err}"),
+                "not connected, with a sentence on TLS",
+                refused,
+            );
         }
         Err(reason) => trial.note(format!("TLS 1.1 alone was not tried: {reason}")),
     }
@@ -186,12 +219,22 @@ impl OldTls {
         let binary = windlass_tests::machine::program("openssl").ok_or("openssl is not there")?;
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let own = certificates.identity(&["127.0.0.1"]);
-        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        let (cert, key) = (
+            folder.path().join("cert.pem"),
+            folder.path().join("key.pem"),
+        );
         fs::write(&cert, own.certificate).map_err(|error| error.to_string())?;
         fs::write(&key, own.key).map_err(|error| error.to_string())?;
         let port = windlass_tests::machine::free_port();
         let mut child = std::process::Command::new(binary)
-            .args(["s_server", "-tls1_1", "-cipher", "ALL:@SECLEVEL=0", "-quiet", "-accept"])
+            .args([
+                "s_server",
+                "-tls1_1",
+                "-cipher",
+                "ALL:@SECLEVEL=0",
+                "-quiet",
+                "-accept",
+            ])
             .arg(format!("127.0.0.1:{port}"))
             .arg("-cert")
             .arg(&cert)
@@ -202,7 +245,9 @@ impl OldTls {
             .stderr(std::process::Stdio::null())
             .spawn()
             .map_err(|error| error.to_string())?;
-        let up = holds_within(Duration::from_secs(5), || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let up = holds_within(Duration::from_secs(5), || {
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
         if !up {
             drop(child.kill());
             drop(child.wait());
@@ -226,9 +271,15 @@ impl Drop for OldTls {
 /// Handshakes that break off in the middle, again and again.
 fn aborted(trial: &mut Trial) {
     let aborts = trial.pick(15, 50);
-    trial.did(format!("{aborts} handshakes that the server breaks off in their middle, then a good one"));
+    trial.did(format!(
+        "{aborts} handshakes that the server breaks off in their middle, then a good one"
+    ));
     let certificates = Certificates::new();
-    let pair = Pair::new(certificates.server(false), "", json!({ "rootCaRaw": certificates.authority() }));
+    let pair = Pair::new(
+        certificates.server(false),
+        "",
+        json!({ "rootCaRaw": certificates.authority() }),
+    );
     pair.connected();
     let before = pair.windlass.usage();
     let dialled = pair.proxy.attempts().len();
@@ -246,7 +297,10 @@ fn aborted(trial: &mut Trial) {
     let (there, state) = pair.state(15, |status, _| status == "connected");
     trial.check(
         "after handshakes that broke off",
-        format!("{state} after {tries} attempts in {:.0} s", begin.elapsed().as_secs_f64()),
+        format!(
+            "{state} after {tries} attempts in {:.0} s",
+            begin.elapsed().as_secs_f64()
+        ),
         "connected",
         there,
     );

@@ -183,7 +183,19 @@ impl Trial {
         );
     }
 
-    pub(crate) fn report(self, test: &Test, took: Duration) -> Report {
+    pub(crate) fn report(mut self, test: &Test, took: Duration) -> Report {
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load: f64 = load
+            .split(' ')
+            .next()
+            .and_then(|load| load.parse().ok())
+            .unwrap_or(0.0);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        if load > 3.0 * cores as f64 {
+            self.note(format!(
+                "others used this machine meanwhile (load {load:.0} on {cores} cores): times mean little"
+            ));
+        }
         let failed = self.checks.iter().any(|check| !check.passed)
             || self.delivered.iter().any(|row| !row.passed());
         let outcome = match (&self.cannot, failed) {
@@ -265,7 +277,10 @@ pub(crate) fn spread(seconds: &[f64]) -> String {
     sorted.sort_by(f64::total_cmp);
     match (sorted.get(sorted.len() / 2), sorted.last()) {
         (Some(middle), Some(longest)) => {
-            format!("{} times, middle {middle:.2} s, longest {longest:.2} s", sorted.len())
+            format!(
+                "{} times, middle {middle:.2} s, longest {longest:.2} s",
+                sorted.len()
+            )
         }
         _ => "none".to_owned(),
     }
@@ -274,7 +289,11 @@ pub(crate) fn spread(seconds: &[f64]) -> String {
 /// The longest of some times; nothing is endless.
 pub(crate) fn longest(seconds: &[f64]) -> f64 {
     seconds.iter().copied().fold(
-        if seconds.is_empty() { f64::INFINITY } else { 0.0 },
+        if seconds.is_empty() {
+            f64::INFINITY
+        } else {
+            0.0
+        },
         f64::max,
     )
 }
