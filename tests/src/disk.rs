@@ -43,7 +43,6 @@ impl SmallDisk {
     }
 
     /// Somebody else writes until nothing fits any more; answers how many bytes that were.
-    #[must_use]
     pub fn fill(&self) -> u64 {
         let Ok(mut file) = File::options()
             .create(true)

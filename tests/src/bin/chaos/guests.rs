@@ -249,6 +249,9 @@ pub(crate) fn allocations(trial: &mut Trial) {
     const LIMIT_MIB: u64 = 16;
     // What the host itself needs for one call: copies of what goes in and comes out.
     const OWN_MIB: u64 = 40;
+    // What the host keeps for a connector outside of its memory: batches, and the arguments of one call. It
+    // is the host's own limit and has no name.
+    const KEPT_MIB: u64 = 128 + 32;
     let messages = trial.pick(2, 9);
     trial.did(format!(
         "{messages} times each of {}, guestMemoryBytes {LIMIT_MIB} MiB, one after the other, beside a rule at \
@@ -279,11 +282,12 @@ pub(crate) fn allocations(trial: &mut Trial) {
         });
         beside.push(flow);
         let grown = peak.saturating_sub(before.resident) >> 20;
+        let most = LIMIT_MIB + OWN_MIB + if place > 1 { KEPT_MIB } else { 0 };
         trial.check(
             &format!("memory at most during `{deed}`"),
             format!("{grown} MiB more than before"),
-            format!("{} MiB more", LIMIT_MIB + OWN_MIB),
-            grown <= LIMIT_MIB + OWN_MIB,
+            format!("{most} MiB more"),
+            grown <= most,
         );
     }
     holds_within(Duration::from_secs(20), || {
@@ -419,12 +423,14 @@ pub(crate) fn lies(trial: &mut Trial) {
         DEEDS.map(|(deed, _)| deed).join(", ")
     ));
     let total = DEEDS.len();
-    let stage = Stage::set(trial, json!({}), |mut manifest| {
+    // What the liars pass on goes to a broker of its own. `plant` is another rule's connection.
+    let beyond = Mosquitto::start();
+    let stage = Stage::set(trial, json!({}), |manifest| {
+        let mut manifest = manifest.mqtt("line", &beyond.url());
         for (place, (deed, _)) in DEEDS.iter().enumerate() {
             let sql = format!("SELECT * FROM bad WHERE seq % {total} = {place}");
-            // `plant` is in its slot: by its own name it is not there.
             let action = json!([{ "misbehaving": {
-                "in": "write", "do": deed, "sendSingle": true, "connectionSelector": "plant" } }]);
+                "in": "write", "do": deed, "sendSingle": true, "connectionSelector": "line" } }]);
             manifest = manifest.rule(deed, &sql, action);
         }
         manifest

@@ -139,7 +139,7 @@ fn run(test: &Test, long: bool) -> Report {
             .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         trial.check(
             "runs to its end",
-            &text.unwrap_or_default(),
+            text.unwrap_or_default(),
             "no error",
             false,
         );

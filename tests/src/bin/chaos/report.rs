@@ -110,8 +110,7 @@ impl Report {
             self.took.as_secs_f64()
         );
         let mut line = |mark: &str, words: &str| {
-            // A string takes all.
-            let _ = writeln!(out, "  {mark} {words}");
+            writeln!(out, "  {mark} {words}").expect("a string takes all");
         };
         for done in &self.done {
             line(" ", done);
@@ -191,15 +190,15 @@ impl Report {
 pub(crate) fn summary(reports: &[Report]) -> String {
     let mut out = format!("{:<5} {:<20} {:>7}  what\n", "test", "outcome", "time");
     for report in reports {
-        // A string takes all.
-        let _ = writeln!(
+        writeln!(
             out,
             "{:<5} {:<20} {:>5.0} s  {}",
             report.name,
             report.outcome.word(),
             report.took.as_secs_f64(),
             report.title
-        );
+        )
+        .expect("a string takes all");
     }
     let count = |outcome| {
         reports
@@ -208,7 +207,7 @@ pub(crate) fn summary(reports: &[Report]) -> String {
             .count()
     };
     // The form of cargo's closing line, which tests/run counts.
-    let _ = write!(
+    write!(
         out,
         "\ntest result: {}. {} passed; {} failed; {} not possible here",
         if count(Outcome::Failed) == 0 {
@@ -219,7 +218,8 @@ pub(crate) fn summary(reports: &[Report]) -> String {
         count(Outcome::Passed),
         count(Outcome::Failed),
         count(Outcome::Impossible)
-    );
+    )
+    .expect("a string takes all");
     out
 }
 
