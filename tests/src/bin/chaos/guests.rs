@@ -317,6 +317,40 @@ pub(crate) fn allocations(trial: &mut Trial) {
         lines < 10_000,
     );
     let windlass = stage.end(trial, &own, &beside);
+    // Whether the memory of batches goes back to the system is R11b's question.
+    trial.grown(&windlass, before, KEPT_MIB);
+}
+
+/// R11b: what the host kept for connectors that piled batches up goes back to the system.
+pub(crate) fn given_back(trial: &mut Trial) {
+    const DEEDS: [&str; 2] = ["pile-up", "amplify"];
+    let (rounds, seconds) = trial.pick((3, 10), (10, 60));
+    trial.did(format!(
+        "{rounds} rounds of connectors that pile batches up until they are stopped, {seconds} s apart, beside a rule \
+         at 500 messages/s"
+    ));
+    let total = DEEDS.len();
+    let stage = Stage::set(trial, json!({}), |mut manifest| {
+        for (place, deed) in DEEDS.iter().enumerate() {
+            let sql = format!("SELECT * FROM bad WHERE seq % {total} = {place}");
+            manifest = manifest.rule(deed, &sql, does(deed));
+        }
+        manifest
+    });
+    let own = [stage.watch(2.0)];
+    let before = stage.windlass.usage();
+    let mark = stage.far.ledger().mark();
+    for round in 0..rounds {
+        stage.offend(round * 2, 2, 1000);
+        std::thread::sleep(Duration::from_secs(seconds));
+        let resident = stage.windlass.usage().resident >> 20;
+        trial.note(format!(
+            "{resident} MiB, {seconds} s after round {}",
+            round + 1
+        ));
+    }
+    let beside = [stage.far.ledger().since(mark)];
+    let windlass = stage.end(trial, &own, &beside);
     trial.grown(&windlass, before, 8);
 }
 

@@ -209,7 +209,7 @@ pub(crate) fn broker_killed(trial: &mut Trial) {
     let far = far_end(&remote, "far-of-bridge", "out/#");
     let bridge = Bridge::between((proxy.port(), &near), (remote.port(), &remote));
     // It takes its time to come back.
-    let killed = kill_while_sending(&mut near, &far, &sniffer, trial.pick(4, kills));
+    let killed = kill_while_sending(&mut near, &far, &sniffer, trial.pick(2, kills));
     let crossed = sniffer.crossed();
     let count = Counted::new(
         "what crossed to a bridge of mosquitto",

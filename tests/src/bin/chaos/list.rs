@@ -92,6 +92,11 @@ pub(crate) const TESTS: &[Test] = &[
         "connectors that take all they can",
         guests::allocations,
     )),
+    here(
+        "R11b",
+        "what connectors piled up goes back",
+        guests::given_back,
+    ),
     here("R12", "a connector that leaks", guests::leaks),
     in_run(here("R13", "a connector that lies", guests::lies)),
     here("R14", "a slow sink", sinks::slow),

@@ -127,5 +127,7 @@ fn one(trial: &mut Trial, version: &str, narrow: Narrow, large: u64) {
         lost == 0 || (narrow == Narrow::Sink && version == "3.1.1"),
     );
     trial.alive(near.port(), "in/1", &far, 30 + sent.sent);
-    trial.grown(&windlass, before, 16);
+    if version == "3.1.1" {
+        trial.grown(&windlass, before, 16);
+    }
 }
