@@ -2,11 +2,9 @@
 //! `tests/src`. Those that measure take the machine for themselves ([`windlass_tests::machine`]).
 
 mod bad_input;
-mod broker_killed;
 mod buses;
 mod c_connectors;
 mod client;
-mod cuts;
 mod dead_letters;
 mod dead_sink;
 mod delivery;

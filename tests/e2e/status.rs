@@ -8,7 +8,7 @@ use windlass_tests::load::{Publish, Subscribe, Subscriber};
 use windlass_tests::machine::{
     alone, free_port, holds_within, long, shared, short_or_long, wait_until,
 };
-use windlass_tests::manifest::{Manifest, publish_to};
+use windlass_tests::manifest::Manifest;
 use windlass_tests::mosquitto::{Broker, Mosquitto};
 use windlass_tests::oracle::now_ns;
 use windlass_tests::proxy::Proxy;
@@ -178,29 +178,4 @@ fn a_broker_that_comes_up_last_needs_no_restart_of_anything() {
         .join();
     assert_eq!(sent.acknowledged.len(), 100);
     far.wait_for(1, Duration::from_secs(5));
-}
-
-/// Slow by nature: the default keep-alive has to run out.
-#[test]
-fn a_link_that_swallows_everything_is_noticed_by_the_keep_alive() {
-    let _machine = shared();
-    let broker = Mosquitto::start();
-    let proxy = Proxy::start(broker.port());
-    let manifest = Manifest::new()
-        .connection(
-            "plant",
-            "mqtt",
-            json!({ "server": proxy.url(), "clientid": "w", "keepAlive": "10s" }),
-        )
-        .mqtt_stream("demo", "plant", "in/#", 1, false)
-        .rule("all", "SELECT * FROM demo", publish_to("plant", "out", 1));
-    let windlass = Windlass::start(&manifest);
-    wait_ready(&windlass, &["plant"], &["all"]);
-    proxy.black_hole(true);
-    let begin = Instant::now();
-    // One and a half times the keep-alive, and a little for a busy machine.
-    windlass.wait_connection("plant", "connecting", Duration::from_secs(17));
-    println!("noticed after {:.1?}", begin.elapsed());
-    proxy.black_hole(false);
-    windlass.wait_connection("plant", "connected", Duration::from_secs(15));
 }

@@ -38,6 +38,33 @@ impl Bridge {
         Self(bridge)
     }
 
+    /// Starts one from `in/#` of the broker on one port to `out/#` of that on another, with sessions that
+    /// both brokers keep and a queue on disk, so that faults cost it nothing: what a bridge can do.
+    /// Waits until both of its connections are up, which the logs of the two brokers behind say.
+    #[must_use]
+    pub fn between(from: (u16, &Mosquitto), to: (u16, &Mosquitto)) -> Self {
+        let connection = |name: &str, port: u16, topic: &str| {
+            format!(
+                "connection {name}\naddress 127.0.0.1:{port}\ntopic {topic}\ncleansession false\n\
+                 notifications false\nrestart_timeout 1\nkeepalive_interval 10\nremote_clientid bridge-{name}\n"
+            )
+        };
+        let extra = connection("in", from.0, "# in 1 mid/ in/")
+            + &connection("out", to.0, "# out 1 mid/ out/");
+        let up = |broker: &Mosquitto, name: &str| broker.logged(&format!("as bridge-{name}"));
+        let before = (up(from.1, "in"), up(to.1, "out"));
+        let bridge = Mosquitto::with(Broker {
+            extra,
+            persistence: true,
+            ..Broker::default()
+        });
+        wait_until(Duration::from_secs(10), "the bridge is connected", || {
+            up(from.1, "in") > before.0 && up(to.1, "out") > before.1
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        Self(bridge)
+    }
+
     /// Its process.
     #[must_use]
     pub fn pid(&self) -> u32 {

@@ -1,5 +1,7 @@
 //! An authority and the certificates that it signs, made anew in each test.
 
+use std::time::{Duration, SystemTime};
+
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 use crate::mosquitto::Tls;
@@ -48,8 +50,23 @@ impl Certificates {
     /// A certificate for these names.
     #[must_use]
     pub fn identity(&self, names: &[&str]) -> Identity {
+        self.sign(names, None)
+    }
+
+    /// A certificate for these names that runs out when so much time has passed.
+    #[must_use]
+    pub fn identity_until(&self, names: &[&str], life: Duration) -> Identity {
+        self.sign(names, Some(life))
+    }
+
+    fn sign(&self, names: &[&str], life: Option<Duration>) -> Identity {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names.clone()).expect("names of hosts");
+        if let Some(life) = life {
+            // What is over already has begun before that.
+            params.not_before = (SystemTime::now() - Duration::from_secs(3600)).into();
+            params.not_after = (SystemTime::now() + life).into();
+        }
         params
             .distinguished_name
             .push(rcgen::DnType::CommonName, names.join("+"));
@@ -67,6 +84,18 @@ impl Certificates {
     #[must_use]
     pub fn server(&self, require_certificate: bool) -> Tls {
         self.server_as(&["localhost", "127.0.0.1"], require_certificate)
+    }
+
+    /// The same with a certificate that runs out when so much time has passed.
+    #[must_use]
+    pub fn server_until(&self, life: Duration) -> Tls {
+        let Identity { certificate, key } = self.identity_until(&["localhost", "127.0.0.1"], life);
+        Tls {
+            authority: self.authority(),
+            certificate,
+            key,
+            require_certificate: false,
+        }
     }
 
     /// The same under other names, for the test that a client notices.

@@ -12,15 +12,18 @@
 //! | [`pusher`] | clients that push by HTTP |
 //! | [`nginx`], [`httpd`] | a real HTTP server, and one that fails on purpose |
 //! | [`peer`] | the other side of nng and of WebSockets, by their own libraries |
-//! | [`nginx`], [`httpd`] | a real HTTP server, and one that fails on purpose |
 //! | [`load`], [`wire`] | publishers and subscribers on a codec of their own |
 //! | [`oracle`] | numbered payloads; what was lost, doubled, disordered, changed, late |
 //! | [`toolchain`], [`tutorial`] | connectors made and built as an author does it, and as the docs say |
+//! | [`settings`] | manifests that many tests use, and the checks that end them |
 //! | [`proxy`], [`sniffer`] | faults on the link, and who listens in there |
+//! | [`stand_in`] | a broker that misbehaves on purpose |
+//! | [`disk`], [`resolver`] | a disk that is soon full, names that lead nowhere |
 //! | [`machine`] | whose turn it is, ports, signals, cost of a process |
 
 pub mod bridge;
 pub mod certificates;
+pub mod disk;
 pub mod httpd;
 pub mod load;
 pub mod machine;
@@ -35,8 +38,11 @@ pub mod postgres;
 pub mod proxy;
 pub mod pusher;
 pub mod redis;
+pub mod resolver;
 pub mod rest;
+pub mod settings;
 pub mod sniffer;
+pub mod stand_in;
 pub mod toolchain;
 pub mod tutorial;
 pub mod windlass;

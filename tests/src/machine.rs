@@ -4,8 +4,9 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 static MACHINE: RwLock<()> = RwLock::new(());
@@ -243,6 +244,61 @@ pub fn machine_busy() -> Duration {
         .map(|(_, t)| t)
         .sum();
     Duration::from_millis(busy * 10)
+}
+
+/// Notes when this machine stood still for everybody: a thread that only sleeps, and wakes late. Time
+/// that a test measures is judged with it.
+#[derive(Debug)]
+pub struct Stalls {
+    found: Arc<Mutex<Vec<(Instant, Duration)>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Stalls {
+    /// Begins to watch, every millisecond.
+    #[must_use]
+    pub fn watch() -> Self {
+        const STEP: Duration = Duration::from_millis(1);
+        let found: Arc<Mutex<Vec<(Instant, Duration)>>> = Arc::default();
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = {
+            let (found, stop) = (Arc::clone(&found), Arc::clone(&stop));
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let begin = Instant::now();
+                    std::thread::sleep(STEP);
+                    let late = begin.elapsed().saturating_sub(STEP);
+                    if late > STEP * 4 {
+                        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                        found.push((Instant::now(), late));
+                    }
+                }
+            })
+        };
+        Self {
+            found,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// How long the machine stood still since then, all stalls together.
+    #[must_use]
+    pub fn since(&self, begin: Instant) -> Duration {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = found.iter().rev().take_while(|(at, _)| *at > begin);
+        since.map(|(_, late)| *late).sum()
+    }
+}
+
+impl Drop for Stalls {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
 }
 
 #[cfg(test)]

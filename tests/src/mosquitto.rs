@@ -171,6 +171,11 @@ impl Mosquitto {
         }
     }
 
+    /// Shows another certificate from its next start on.
+    pub fn set_tls(&mut self, tls: Tls) {
+        self.broker.tls = Some(tls);
+    }
+
     /// Up again on the same port, with what it has on disk.
     pub fn restart(&mut self) {
         self.kill();

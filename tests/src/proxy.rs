@@ -1,5 +1,5 @@
-//! A TCP proxy that does to a link what networks do: cuts it, swallows it, slows it, closes one
-//! half; and that can listen in. It lives on a thread of its own and ends with its owner.
+//! A TCP proxy that does to a link what networks do: cuts it, also within a packet, swallows it, slows
+//! it, closes one half; and that can listen in. It lives on a thread of its own and ends with its owner.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -49,6 +49,8 @@ struct Wires {
     /// Counts the cuts: a link whose count is old ends with a reset.
     cuts: watch::Sender<u64>,
     half_closes: watch::Sender<u64>,
+    /// Of the next piece in this direction only the first half is passed on.
+    halve: Mutex<Option<Direction>>,
     black_hole: watch::Sender<bool>,
     refuse: AtomicBool,
     delay: Mutex<Duration>,
@@ -76,6 +78,7 @@ impl Proxy {
             target: AtomicU16::new(target),
             cuts: watch::Sender::new(0),
             half_closes: watch::Sender::new(0),
+            halve: Mutex::default(),
             black_hole: watch::Sender::new(false),
             refuse: AtomicBool::new(false),
             delay: Mutex::default(),
@@ -142,6 +145,16 @@ impl Proxy {
         self.black_hole(false);
     }
 
+    /// Passes the first half of the next piece in this direction on, then cuts all links: the other side
+    /// has a packet that ends in its middle.
+    pub fn cut_inside(&self, direction: Direction) {
+        *self
+            .wires
+            .halve
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(direction);
+    }
+
     /// Closes the half towards the clients (FIN), and goes on forwarding what they send.
     pub fn half_close(&self) {
         self.wires.half_closes.send_modify(|closes| *closes += 1);
@@ -196,6 +209,14 @@ impl Drop for Proxy {
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
+    }
+}
+
+impl Wires {
+    /// Whether this piece is the one to be halved; there is only one.
+    fn is_to_halve(&self, direction: Direction, length: usize) -> bool {
+        let mut halve = self.halve.lock().unwrap_or_else(PoisonError::into_inner);
+        length > 1 && halve.take_if(|wanted| *wanted == direction).is_some()
     }
 }
 
@@ -292,7 +313,14 @@ async fn pump(
         if let Some(tap) = &wires.tap {
             tap(number, direction, &bytes[..read]);
         }
-        if to.write_all(&bytes[..read]).await.is_err() {
+        if wires.is_to_halve(direction, read) {
+            drop(to.write_all(&bytes[..read / 2]).await);
+            // The half is to be read before the reset comes.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            wires.cuts.send_modify(|cuts| *cuts += 1);
+            // Not a byte more: behind the half of a packet it would be part of it.
+            std::future::pending::<()>().await;
+        } else if to.write_all(&bytes[..read]).await.is_err() {
             return;
         }
     }
@@ -344,6 +372,20 @@ mod tests {
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         echoes(&mut client(&proxy)).expect("a new link works");
         assert_eq!(proxy.attempts().len(), 2);
+    }
+
+    #[test]
+    fn a_cut_inside_a_packet_passes_its_first_half_on() {
+        let proxy = Proxy::start(echo());
+        let mut socket = client(&proxy);
+        echoes(&mut socket).expect("the link works");
+        proxy.cut_inside(Direction::Down);
+        socket.write_all(b"ping").expect("sent");
+        let mut half = [0; 4];
+        assert_eq!(socket.read(&mut half).expect("the first half"), 2);
+        assert_eq!(&half[..2], b"pi");
+        assert!(socket.read(&mut half).is_err(), "then a reset");
+        echoes(&mut client(&proxy)).expect("a new link works");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::oracle::read_payload;
+use crate::oracle::{now_ns, read_payload};
 use crate::proxy::{Direction, Tap};
 use crate::wire::{Inbox, Packet};
 
@@ -18,6 +18,7 @@ struct Seen {
     crossed: BTreeSet<u64>,
     acknowledged: BTreeSet<u64>,
     sent_up: BTreeSet<u64>,
+    subscribed: Vec<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +64,16 @@ impl Sniffer {
             .collect()
     }
 
+    /// When the client subscribed, in nanoseconds of [`now_ns`].
+    #[must_use]
+    pub fn subscribed(&self) -> Vec<u64> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .subscribed
+            .clone()
+    }
+
     /// Numbers of the messages that the client sent up.
     #[must_use]
     pub fn sent_up(&self) -> Vec<u64> {
@@ -94,6 +105,7 @@ impl Seen {
                     }
                 }
                 (Direction::Up, Packet::PubAck(id)) => self.acknowledged.extend(link.ids.get(&id)),
+                (Direction::Up, Packet::Subscribe(_)) => self.subscribed.push(now_ns()),
                 (Direction::Up, Packet::Publish { payload, .. }) => {
                     self.sent_up
                         .extend(read_payload(payload).map(|(seq, _)| seq));
@@ -130,5 +142,6 @@ mod tests {
         });
         assert_eq!(sniffer.crossed(), (0..500).collect::<Vec<u64>>());
         assert!(sniffer.sent_up().is_empty());
+        assert_eq!(sniffer.subscribed().len(), 1);
     }
 }

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::machine::holds_within;
@@ -114,6 +115,46 @@ pub fn component(folder: &Path) -> PathBuf {
         .to_string_lossy()
         .into_owned();
     folder.join("build").join(format!("{name}.wasm"))
+}
+
+/// The component of `guests/rust/misbehaving`, built once.
+#[must_use]
+pub fn misbehaving() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| built("misbehaving"))
+}
+
+/// Builds a component of `guests/rust` that is not bundled.
+///
+/// # Panics
+/// It cannot be built.
+#[must_use]
+pub fn built(name: &str) -> PathBuf {
+    let guest = root().join("guests/rust").join(name);
+    // Where cargo lets tests put what they make.
+    let target = root().join("target/tmp/misbehaving");
+    let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args([
+            "build",
+            "--release",
+            "--target",
+            "wasm32-wasip2",
+            "--manifest-path",
+        ])
+        .arg(guest.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target)
+        .output()
+        .expect("cargo can be started");
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    target
+        .join("wasm32-wasip2/release")
+        .join(name)
+        .with_extension("wasm")
 }
 
 /// A client of MQTT 3.1.1 without sessions: publishes at QoS 1, takes what one filter brings.

@@ -116,6 +116,8 @@ struct Seen {
     metrics_count: u64,
     listening: Option<Instant>,
     stderr: VecDeque<String>,
+    /// Lines of its log so far.
+    logged: u64,
     odd: Vec<String>,
 }
 
@@ -131,6 +133,8 @@ pub struct Windlass {
     rest: Option<u16>,
     /// Further words of the command.
     words: Vec<String>,
+    /// The command that starts it and becomes it (`exec`); none: it is started by itself.
+    under: Vec<String>,
     child: Option<Child>,
     readers: Vec<JoinHandle<()>>,
     seen: Shared,
@@ -215,6 +219,7 @@ impl Windlass {
             environment: Vec::new(),
             rest: None,
             words: Vec::new(),
+            under: Vec::new(),
             child: None,
             readers: Vec::new(),
             seen: Shared::default(),
@@ -230,7 +235,14 @@ impl Windlass {
         assert!(self.child.is_none(), "windlass runs already");
         self.seen = Shared::default();
         self.started = Instant::now();
-        let mut command = Command::new(binary());
+        let mut command = match self.under.split_first() {
+            Some((program, words)) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(binary());
+                command
+            }
+            None => Command::new(binary()),
+        };
         match self.rest {
             Some(port) => {
                 let rest = format!("127.0.0.1:{port}");
@@ -270,10 +282,40 @@ impl Windlass {
                         seen.stderr.pop_front();
                     }
                     seen.stderr.push_back(line);
+                    seen.logged += 1;
                 }
             }),
         ];
         self.child = Some(child);
+    }
+
+    /// It is to be started by this command, which gets the binary and its words and becomes it: limits,
+    /// another clock, other files of the system.
+    #[must_use]
+    pub fn under(mut self, words: &[&str]) -> Self {
+        self.under = words.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    /// It is to be started with a limit of the shell's `ulimit` (`-n 256`).
+    #[must_use]
+    pub fn limited(self, limit: &str) -> Self {
+        let script = format!("ulimit {limit} && exec \"$@\"");
+        self.under(&["sh", "-c", &script, "sh"])
+    }
+
+    /// It is to be started with this variable in its environment.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// It is to serve REST on a free port, in place of a manifest.
+    #[must_use]
+    pub fn serving(mut self) -> Self {
+        self.rest = Some(free_port());
+        self
     }
 
     /// Its data folder.
@@ -435,6 +477,12 @@ impl Windlass {
     #[must_use]
     pub fn odd_lines(&self) -> Vec<String> {
         lock(&self.seen).odd.clone()
+    }
+
+    /// How many lines it has logged since its start.
+    #[must_use]
+    pub fn lines_logged(&self) -> u64 {
+        lock(&self.seen).logged
     }
 
     /// The newest 400 lines of its log.

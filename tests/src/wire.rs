@@ -38,8 +38,10 @@ pub enum Packet<'a> {
     PubRel(u16),
     /// 3.7
     PubComp(u16),
-    /// 3.8, 3.10
-    Subscription,
+    /// 3.8, its packet id.
+    Subscribe(u16),
+    /// 3.10, its packet id.
+    Unsubscribe(u16),
     /// 3.9: the return code of the (only) filter.
     SubAck {
         /// 0 to 2, or 0x80 for refused.
@@ -170,7 +172,8 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Packet<'_>, usize)>, Malformed> {
         5 => Packet::PubRec(id_at(body, 0)?),
         6 => Packet::PubRel(id_at(body, 0)?),
         7 => Packet::PubComp(id_at(body, 0)?),
-        8 | 10 => Packet::Subscription,
+        8 => Packet::Subscribe(id_at(body, 0)?),
+        10 => Packet::Unsubscribe(id_at(body, 0)?),
         9 => Packet::SubAck { code: at(body, 2)? },
         other => Packet::Other(other),
     };

@@ -37,6 +37,9 @@ use crate::error::ConnectionError;
 
 /// The wait before the next address is tried beside those under way (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
+/// The longest wait for a name: shorter than the least that a whole attempt has by default, so that the
+/// status says which of the two it was that did not answer.
+const RESOLVE: Duration = Duration::from_secs(4);
 /// At most this many addresses of one name.
 const ADDRESSES: usize = 16;
 
@@ -348,12 +351,15 @@ async fn websocket(
 }
 
 async fn tcp(endpoint: &Endpoint, how: &Dial<'_>) -> Result<Quick, ConnectionError> {
-    let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))
+    let unresolved = "the server's name cannot be resolved";
+    let lookup = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port));
+    let found = tokio::time::timeout(RESOLVE, lookup)
         .await
-        .map_err(|error| {
-            ConnectionError::disconnected("resolve", "the server's name cannot be resolved")
-                .caused_by(error)
-        })?;
+        .map_err(|_| {
+            ConnectionError::disconnected("resolve", unresolved)
+                .caused_by(format!("no name server answered within {RESOLVE:?}"))
+        })?
+        .map_err(|error| ConnectionError::disconnected("resolve", unresolved).caused_by(error))?;
     let mut addresses: VecDeque<SocketAddr> = found.take(ADDRESSES).collect();
     let mut attempts = FuturesUnordered::new();
     let mut last = None;

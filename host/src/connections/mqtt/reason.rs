@@ -1,8 +1,13 @@
 //! The broker's codes in words, and what the host must do about each (MQTT 3.1.1 table 3.1,
 //! MQTT 5 table 2-6). Messages name no address and no credential.
 
+use std::time::Duration;
+
 use super::packet::Version;
 use crate::error::{ConnectionError, ErrorKind};
+
+/// The least wait after a refusal that will pass by itself.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// A text of the broker's own, safe for a status line: printable, at most 200 characters.
 pub(super) fn printable(text: &str) -> String {
@@ -86,7 +91,12 @@ pub(super) fn refused(version: Version, number: u8, text: Option<&str>) -> Conne
     };
     let message = with_text(format!("the broker refused the connection: {why}"), text);
     let error = ConnectionError::disconnected(code(version, number), message);
-    if slow { error.slow() } else { error }
+    if slow {
+        error.slow()
+    } else {
+        // It is there and has no room: not asked again at once, as one that cannot be reached is.
+        error.retry_after(BUSY)
+    }
 }
 
 /// The broker said goodbye (version 5).
@@ -159,6 +169,8 @@ mod tests {
         }
         assert_eq!(refused(Version::V311, 3, None).pace, Pace::Quick);
         assert_eq!(refused(Version::V5, 0x89, None).pace, Pace::Quick);
+        assert_eq!(refused(Version::V5, 0x89, None).retry_after, Some(BUSY));
+        assert_eq!(refused(Version::V5, 0x8A, None).retry_after, None);
         assert_eq!(disconnected(0x8E, None).pace, Pace::Slow);
         assert_eq!(disconnected(0x8B, None).pace, Pace::Quick);
     }
