@@ -48,8 +48,22 @@ impl Certificates {
     /// A certificate for these names.
     #[must_use]
     pub fn identity(&self, names: &[&str]) -> Identity {
-        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        let mut params = CertificateParams::new(names.clone()).expect("names of hosts");
+        self.sign(
+            names,
+            CertificateParams::new(owned(names)).expect("names of hosts"),
+        )
+    }
+
+    /// The same, good until the first day of 2020.
+    #[must_use]
+    pub fn expired(&self, names: &[&str]) -> Identity {
+        let mut params = CertificateParams::new(owned(names)).expect("names of hosts");
+        params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        self.sign(names, params)
+    }
+
+    fn sign(&self, names: &[&str], mut params: CertificateParams) -> Identity {
         params
             .distinguished_name
             .push(rcgen::DnType::CommonName, names.join("+"));
@@ -72,7 +86,13 @@ impl Certificates {
     /// The same under other names, for the test that a client notices.
     #[must_use]
     pub fn server_as(&self, names: &[&str], require_certificate: bool) -> Tls {
-        let Identity { certificate, key } = self.identity(names);
+        self.server_with(self.identity(names), require_certificate)
+    }
+
+    /// The same with this certificate.
+    #[must_use]
+    pub fn server_with(&self, identity: Identity, require_certificate: bool) -> Tls {
+        let Identity { certificate, key } = identity;
         Tls {
             authority: self.authority(),
             certificate,
@@ -80,4 +100,8 @@ impl Certificates {
             require_certificate,
         }
     }
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
 }
