@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod broker_killed;
+mod bus_tls;
 mod buses;
 mod c_connectors;
 mod client;
