@@ -59,6 +59,12 @@ impl Certificates {
         self.sign(names, Some(life))
     }
 
+    /// A certificate for these names that has run out.
+    #[must_use]
+    pub fn expired(&self, names: &[&str]) -> Identity {
+        self.sign(names, Some(Duration::ZERO))
+    }
+
     fn sign(&self, names: &[&str], life: Option<Duration>) -> Identity {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names.clone()).expect("names of hosts");
@@ -101,7 +107,13 @@ impl Certificates {
     /// The same under other names, for the test that a client notices.
     #[must_use]
     pub fn server_as(&self, names: &[&str], require_certificate: bool) -> Tls {
-        let Identity { certificate, key } = self.identity(names);
+        self.server_with(self.identity(names), require_certificate)
+    }
+
+    /// The same with this certificate.
+    #[must_use]
+    pub fn server_with(&self, identity: Identity, require_certificate: bool) -> Tls {
+        let Identity { certificate, key } = identity;
         Tls {
             authority: self.authority(),
             certificate,
@@ -109,4 +121,8 @@ impl Certificates {
             require_certificate,
         }
     }
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
 }

@@ -12,6 +12,7 @@
 //! | [`pusher`] | clients that push by HTTP |
 //! | [`nginx`], [`httpd`] | a real HTTP server, and one that fails on purpose |
 //! | [`peer`] | the other side of nng and of WebSockets, by their own libraries |
+//! | [`process`] | a server process, whichever it is: up, killed, ended, its log |
 //! | [`load`], [`wire`] | publishers and subscribers on a codec of their own |
 //! | [`oracle`] | numbered payloads; what was lost, doubled, disordered, changed, late |
 //! | [`toolchain`], [`tutorial`] | connectors made and built as an author does it, and as the docs say |
@@ -35,6 +36,7 @@ pub mod nginx;
 pub mod oracle;
 pub mod peer;
 pub mod postgres;
+pub mod process;
 pub mod proxy;
 pub mod pusher;
 pub mod redis;

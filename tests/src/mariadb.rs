@@ -1,18 +1,15 @@
 //! A real MariaDB: data of its own in a temporary folder, on a free port, stopped, killed, started
 //! again with what it has. It ends with its owner.
 
-use std::fs::File;
-use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::certificates::Identity;
-use crate::machine::{
-    as_user, free_port, holds_within, open_folder, private_file, program, signal,
-};
+use crate::machine::{as_user, free_port, open_folder, private_file, program};
+use crate::process::{Process, listens};
 
 /// The account that the data belong to, where these tests are root's.
 const ACCOUNT: &str = "mysql";
@@ -22,11 +19,11 @@ pub const PASSWORD: &str = "geheim-my";
 /// A running (or just stopped) MariaDB with the database `t` and the administrator `ann`.
 #[derive(Debug)]
 pub struct MariaDb {
+    process: Process,
     folder: TempDir,
     port: u16,
     /// It speaks TLS, and nothing else.
     tls: bool,
-    child: Option<Child>,
 }
 
 fn tool(names: &[&str]) -> PathBuf {
@@ -86,10 +83,10 @@ impl MariaDb {
             private_file(&folder.path().join("server.key"), key, ACCOUNT);
         }
         let mut mariadb = Self {
+            process: Process::new("mariadbd", folder.path().join("log")),
             folder,
             port: free_port(),
             tls: identity.is_some(),
-            child: None,
         };
         mariadb.up();
         mariadb
@@ -110,7 +107,7 @@ impl MariaDb {
     /// All it has logged.
     #[must_use]
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+        self.process.log()
     }
 
     /// The `mariadb` client on the database `t`, ready for a statement on its standard input.
@@ -150,15 +147,7 @@ impl MariaDb {
 
     /// Ends it in order (SIGTERM).
     pub fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            signal(child.id(), "TERM");
-            if !holds_within(Duration::from_secs(15), || {
-                !matches!(child.try_wait(), Ok(None))
-            }) {
-                drop(child.kill());
-            }
-            drop(child.wait());
-        }
+        self.process.stop("TERM", Duration::from_secs(15));
     }
 
     /// Starts it (again) on what it has.
@@ -166,11 +155,6 @@ impl MariaDb {
     /// # Panics
     /// It does not come up.
     pub fn up(&mut self) {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log_file())
-            .expect("a log file");
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         let mut server = as_user(ACCOUNT, &tool(&["mariadbd", "mysqld"]));
         server.arg("--no-defaults");
@@ -180,7 +164,7 @@ impl MariaDb {
                 .arg(format!("--ssl-key={}", path("server.key")))
                 .arg("--require-secure-transport=ON");
         }
-        let mut child = server
+        server
             .arg(format!("--datadir={}", path("data")))
             .arg(format!("--socket={}", path("socket")))
             .arg(format!("--pid-file={}", path("pid")))
@@ -195,31 +179,13 @@ impl MariaDb {
                 "--skip-name-resolve",
                 "--character-set-server=utf8mb4",
                 "--innodb-use-native-aio=0",
-            ])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log)
-            .spawn()
-            .expect("mariadbd can be started");
-        let ready = holds_within(Duration::from_secs(30), || {
-            !matches!(child.try_wait(), Ok(None))
-                || (TcpStream::connect(("127.0.0.1", self.port)).is_ok() && self.answers())
-        });
-        let lives = matches!(child.try_wait(), Ok(None));
-        self.child = Some(child);
-        assert!(ready && lives, "mariadbd did not come up:\n{}", self.log());
-    }
-
-    fn answers(&self) -> bool {
-        self.client()
-            .args(["-e", "SELECT 1"])
-            .stdin(Stdio::null())
-            .output()
-            .is_ok_and(|done| done.status.success())
-    }
-
-    fn log_file(&self) -> PathBuf {
-        self.folder.path().join("log")
+            ]);
+        let (port, mut client) = (self.port, self.client());
+        client.args(["-e", "SELECT 1"]).stdin(Stdio::null());
+        self.process
+            .start(&mut server, Duration::from_secs(30), || {
+                listens(port) && client.output().is_ok_and(|done| done.status.success())
+            });
     }
 }
 
@@ -241,7 +207,7 @@ mod tests {
             ""
         );
         mariadb.stop();
-        assert!(TcpStream::connect(("127.0.0.1", mariadb.port())).is_err());
+        assert!(!listens(mariadb.port()));
         mariadb.up();
         assert_eq!(mariadb.sql("SELECT a, 'x' FROM x"), "7\tx");
     }

@@ -2,15 +2,14 @@
 //! the same port with or without what it had stored. It ends with its owner.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::machine::{free_port, holds_within, is_root, program, signal, wait_until};
+use crate::machine::{free_port, is_root, program, signal, wait_until};
+use crate::process::{Process, installed, listens};
 
 /// How the broker is set up. The default is anonymous, without persistence, and without the limits
 /// that would make the broker lose messages of its own accord.
@@ -46,11 +45,11 @@ pub struct Tls {
 /// A running (or just stopped) mosquitto.
 #[derive(Debug)]
 pub struct Mosquitto {
+    process: Process,
     folder: TempDir,
     broker: Broker,
     port: u16,
     tls_port: Option<u16>,
-    child: Option<Child>,
 }
 
 impl Mosquitto {
@@ -72,11 +71,11 @@ impl Mosquitto {
             .expect("a temporary folder");
         let tls_port = broker.tls.is_some().then(free_port);
         let mut mosquitto = Self {
+            process: Process::new("mosquitto", folder.path().join("log")),
             folder,
             broker,
             port: free_port(),
             tls_port,
-            child: None,
         };
         mosquitto.up();
         mosquitto
@@ -109,7 +108,7 @@ impl Mosquitto {
     /// It is stopped.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("the broker is stopped").id()
+        self.process.pid()
     }
 
     /// Its folder: configuration, log, database.
@@ -121,7 +120,7 @@ impl Mosquitto {
     /// All it has logged, over all its lives.
     #[must_use]
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+        self.process.log()
     }
 
     /// How often its log says so.
@@ -154,21 +153,12 @@ impl Mosquitto {
 
     /// Ends it in order (SIGTERM): with persistence it saves first.
     pub fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            signal(child.id(), "TERM");
-            if !holds_within(Duration::from_secs(10), || {
-                !matches!(child.try_wait(), Ok(None))
-            }) {
-                end(&mut child);
-            }
-        }
+        self.process.stop("TERM", Duration::from_secs(10));
     }
 
     /// `kill -9`.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            end(&mut child);
-        }
+        self.process.kill();
     }
 
     /// Shows another certificate from its next start on.
@@ -195,38 +185,15 @@ impl Mosquitto {
         self.folder.path().join("mosquitto.db")
     }
 
-    fn log_file(&self) -> PathBuf {
-        self.folder.path().join("log")
-    }
-
     /// Starts the process and waits until it listens.
     fn up(&mut self) {
-        let binary = program("mosquitto")
-            .expect("mosquitto is not installed: `apt-get install mosquitto`, or run tests/run");
         let config = self.folder.path().join("mosquitto.conf");
         std::fs::write(&config, self.config()).expect("the configuration can be written");
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log_file())
-            .expect("a log file");
-        let mut child = Command::new(binary)
-            .arg("-c")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log)
-            .spawn()
-            .expect("mosquitto can be started");
         let port = self.port;
-        let listens = holds_within(Duration::from_secs(10), || {
-            TcpStream::connect(("127.0.0.1", port)).is_ok() || !matches!(child.try_wait(), Ok(None))
-        });
-        if !listens || !matches!(child.try_wait(), Ok(None)) {
-            end(&mut child);
-            panic!("mosquitto did not come up on port {port}:\n{}", self.log());
-        }
-        self.child = Some(child);
+        let mut command = Command::new(installed("mosquitto", "mosquitto"));
+        command.arg("-c").arg(&config);
+        let limit = Duration::from_secs(10);
+        self.process.start(&mut command, limit, || listens(port));
     }
 
     fn config(&self) -> String {
@@ -302,19 +269,6 @@ impl Mosquitto {
     }
 }
 
-impl Drop for Mosquitto {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// Ends a child that this process started, and reaps it.
-fn end(child: &mut Child) {
-    // An error here says that it has ended already.
-    drop(child.kill());
-    drop(child.wait());
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -383,7 +337,7 @@ mod tests {
             ..Broker::default()
         });
         assert_ne!(broker.tls_port(), broker.port());
-        assert!(TcpStream::connect(("127.0.0.1", broker.tls_port())).is_ok());
+        assert!(listens(broker.tls_port()));
     }
 
     #[test]

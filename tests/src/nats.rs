@@ -2,25 +2,25 @@
 //! restarted on the same port with what it had stored. And a client of a few lines, which knows the
 //! protocol's text and nothing of the product. It ends with its owner.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::machine::{free_port, holds_within, program};
+use crate::machine::free_port;
+use crate::process::{Process, installed, listens};
 
 /// A running (or just stopped) nats-server.
 #[derive(Debug)]
 pub struct Nats {
+    process: Process,
     folder: TempDir,
     port: u16,
     more: Vec<String>,
-    child: Option<Child>,
 }
 
 impl Nats {
@@ -41,10 +41,10 @@ impl Nats {
             .tempdir()
             .expect("a temporary folder");
         let mut nats = Self {
+            process: Process::new("nats-server", folder.path().join("log")),
             folder,
             port: free_port(),
             more: more.iter().map(|word| (*word).to_owned()).collect(),
-            child: None,
         };
         nats.up();
         nats
@@ -65,16 +65,12 @@ impl Nats {
     /// All it has logged, over all its lives.
     #[must_use]
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        self.process.log()
     }
 
     /// `kill -9`.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // An error here says that it has ended already.
-            drop(child.kill());
-            drop(child.wait());
-        }
+        self.process.kill();
     }
 
     /// Up again on the same port, with what it has on disk.
@@ -82,42 +78,14 @@ impl Nats {
     /// # Panics
     /// It does not come up within 10 s.
     pub fn up(&mut self) {
-        self.kill();
-        let binary = program("nats-server").expect(
-            "nats-server is not installed: `apt-get install nats-server`, or run tests/run",
-        );
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.folder.path().join("log"))
-            .expect("a log file");
-        let mut child = Command::new(binary)
-            .args([
-                "-a",
-                "127.0.0.1",
-                "-p",
-                &self.port.to_string(),
-                "-js",
-                "-sd",
-            ])
-            .arg(self.folder.path().join("store"))
-            .args(&self.more)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log)
-            .spawn()
-            .expect("nats-server can be started");
         let port = self.port;
-        let listens = holds_within(Duration::from_secs(10), || {
-            TcpStream::connect(("127.0.0.1", port)).is_ok() || !matches!(child.try_wait(), Ok(None))
-        });
-        let runs = matches!(child.try_wait(), Ok(None));
-        self.child = Some(child);
-        assert!(
-            listens && runs,
-            "nats-server did not come up:\n{}",
-            self.log()
-        );
+        let mut command = Command::new(installed("nats-server", "nats-server"));
+        command
+            .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"])
+            .arg(self.folder.path().join("store"))
+            .args(&self.more);
+        let limit = Duration::from_secs(10);
+        self.process.start(&mut command, limit, || listens(port));
     }
 
     /// A client of it.
@@ -155,12 +123,6 @@ impl Nats {
             .request(&format!("$JS.API.CONSUMER.LIST.{stream}"), b"{}");
         let answer = answer.expect("an answer of JetStream");
         answer["consumers"].as_array().cloned().unwrap_or_default()
-    }
-}
-
-impl Drop for Nats {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 

@@ -1,23 +1,23 @@
 //! A real nginx: started on free ports in a folder of its own, HTTP and HTTPS (with HTTP/2), stopped,
 //! killed, started again. It ends with its owner.
 
-use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::machine::{free_port, holds_within, is_root, program, signal};
+use crate::machine::{free_port, is_root};
 use crate::mosquitto::Tls;
+use crate::process::{Process, installed, listens};
 
 /// A running (or just stopped) nginx. It answers 204 to everything, but for what `extra` says.
 #[derive(Debug)]
 pub struct Nginx {
+    process: Process,
     folder: TempDir,
     port: u16,
     tls_port: u16,
-    child: Option<Child>,
 }
 
 impl Nginx {
@@ -33,10 +33,10 @@ impl Nginx {
             .tempdir()
             .expect("a temporary folder");
         let mut nginx = Self {
+            process: Process::new("nginx", folder.path().join("error.log")),
             folder,
             port: free_port(),
             tls_port: free_port(),
-            child: None,
         };
         nginx.write(logs, tls, extra);
         nginx.up();
@@ -69,16 +69,7 @@ impl Nginx {
 
     /// Ends it: master and workers.
     pub fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            signal(child.id(), "TERM");
-            let ended = holds_within(Duration::from_secs(10), || {
-                !matches!(child.try_wait(), Ok(None))
-            });
-            if !ended {
-                drop(child.kill());
-            }
-            drop(child.wait());
-        }
+        self.process.stop("TERM", Duration::from_secs(10));
     }
 
     /// Starts it (again) on its ports.
@@ -86,33 +77,17 @@ impl Nginx {
     /// # Panics
     /// It does not come up.
     pub fn up(&mut self) {
-        let binary = program("nginx")
-            .expect("nginx is not installed: `apt-get install nginx`, or run tests/run");
-        let folder = self.folder.path();
-        let mut child = Command::new(binary)
+        let (folder, port) = (self.folder.path(), self.port);
+        let mut command = Command::new(installed("nginx", "nginx"));
+        command
             .arg("-p")
             .arg(folder)
             .arg("-c")
             .arg(folder.join("nginx.conf"))
             .arg("-e")
-            .arg(folder.join("error.log"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("nginx can be started");
-        let port = self.port;
-        let listens = holds_within(Duration::from_secs(10), || {
-            TcpStream::connect(("127.0.0.1", port)).is_ok() || !matches!(child.try_wait(), Ok(None))
-        });
-        let lives = matches!(child.try_wait(), Ok(None));
-        self.child = Some(child);
-        let log = std::fs::read_to_string(self.folder.path().join("error.log"));
-        assert!(
-            listens && lives,
-            "nginx did not come up:\n{}",
-            log.unwrap_or_default()
-        );
+            .arg(folder.join("error.log"));
+        let limit = Duration::from_secs(10);
+        self.process.start(&mut command, limit, || listens(port));
     }
 
     fn write(&self, logs: bool, tls: Option<&Tls>, extra: &str) {
@@ -195,6 +170,7 @@ impl Drop for Nginx {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::holds_within;
     use crate::pusher::Client;
 
     #[test]

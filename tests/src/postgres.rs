@@ -1,18 +1,15 @@
 //! A real PostgreSQL: a cluster of its own in a temporary folder, on a free port, stopped, killed,
 //! started again with what it has. It ends with its owner.
 
-use std::fs::File;
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::certificates::Identity;
-use crate::machine::{
-    as_user, free_port, holds_within, open_folder, private_file, program, signal,
-};
+use crate::machine::{as_user, free_port, open_folder, private_file, program};
+use crate::process::{Process, listens};
 
 /// The account that the cluster belongs to, where these tests are root's: `initdb` refuses root.
 const ACCOUNT: &str = "postgres";
@@ -22,11 +19,11 @@ pub const PASSWORD: &str = "geheim-pg";
 /// A running (or just stopped) PostgreSQL with the database `postgres` and the superuser `ann`.
 #[derive(Debug)]
 pub struct Postgres {
+    process: Process,
     folder: TempDir,
     port: u16,
     /// It speaks TLS, and nothing else.
     tls: bool,
-    child: Option<Child>,
 }
 
 fn tool(name: &str) -> PathBuf {
@@ -80,10 +77,10 @@ impl Postgres {
             String::from_utf8_lossy(&made.stderr)
         );
         let mut postgres = Self {
+            process: Process::new("postgres", folder.path().join("log")),
             folder,
             port: free_port(),
             tls: identity.is_some(),
-            child: None,
         };
         if let Some(Identity { certificate, key }) = identity {
             private_file(&postgres.data().join("server.crt"), certificate, ACCOUNT);
@@ -110,7 +107,7 @@ impl Postgres {
     /// All it has logged.
     #[must_use]
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+        self.process.log()
     }
 
     /// Runs SQL with psql; answers what it printed, values only, columns with `|` between them.
@@ -135,15 +132,7 @@ impl Postgres {
 
     /// Ends it at once but in order (SIGINT): sessions are cut off, data are kept.
     pub fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            signal(child.id(), "INT");
-            if !holds_within(Duration::from_secs(10), || {
-                !matches!(child.try_wait(), Ok(None))
-            }) {
-                drop(child.kill());
-            }
-            drop(child.wait());
-        }
+        self.process.stop("INT", Duration::from_secs(10));
     }
 
     /// Starts it (again) on what it has.
@@ -151,60 +140,34 @@ impl Postgres {
     /// # Panics
     /// It does not come up.
     pub fn up(&mut self) {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log_file())
-            .expect("a log file");
         let port = self.port.to_string();
-        let mut child = as_user(ACCOUNT, &tool("postgres"))
+        let mut command = as_user(ACCOUNT, &tool("postgres"));
+        command
             .arg("-D")
             .arg(self.data())
-            .args([
-                "-p",
-                &port,
-                "-h",
-                "127.0.0.1",
-                "-c",
-                "unix_socket_directories=",
-            ])
+            .args(["-p", &port, "-h", "127.0.0.1"])
+            .args(["-c", "unix_socket_directories="])
             .args(["-c", "max_connections=50", "-c", "fsync=off"])
-            .args(["-c", if self.tls { "ssl=on" } else { "ssl=off" }])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log)
-            .spawn()
-            .expect("postgres can be started");
-        let end = child.id();
-        let ready = holds_within(Duration::from_secs(20), || {
-            !matches!(child.try_wait(), Ok(None))
-                || (TcpStream::connect(("127.0.0.1", self.port)).is_ok() && self.answers())
-        });
-        let lives = matches!(child.try_wait(), Ok(None));
-        self.child = Some(child);
-        assert!(
-            ready && lives,
-            "postgres {end} did not come up:\n{}",
-            self.log()
-        );
-    }
-
-    fn answers(&self) -> bool {
-        Command::new(tool("psql"))
-            .args(["-X", "-c", "SELECT 1"])
-            .arg(self.url())
-            .stdin(Stdio::null())
-            .output()
-            .is_ok_and(|done| done.status.success())
+            .args(["-c", if self.tls { "ssl=on" } else { "ssl=off" }]);
+        let (port, url) = (self.port, self.url());
+        self.process
+            .start(&mut command, Duration::from_secs(20), || {
+                listens(port) && answers(&url)
+            });
     }
 
     fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
+}
 
-    fn log_file(&self) -> PathBuf {
-        Path::new(self.folder.path()).join("log")
-    }
+fn answers(url: &str) -> bool {
+    Command::new(tool("psql"))
+        .args(["-X", "-c", "SELECT 1"])
+        .arg(url)
+        .stdin(Stdio::null())
+        .output()
+        .is_ok_and(|done| done.status.success())
 }
 
 impl Drop for Postgres {
@@ -225,7 +188,7 @@ mod tests {
             ""
         );
         postgres.stop();
-        assert!(TcpStream::connect(("127.0.0.1", postgres.port())).is_err());
+        assert!(!listens(postgres.port()));
         postgres.up();
         assert_eq!(postgres.sql("SELECT a, 'x' FROM t"), "7|x");
     }

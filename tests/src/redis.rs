@@ -2,23 +2,23 @@
 //! restarted on the same port with what it had. And a client of a few lines (RESP2), which knows nothing
 //! of the product. It ends with its owner.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::machine::{free_port, holds_within, program};
+use crate::machine::free_port;
+use crate::process::{Process, installed};
 
 /// A running (or just stopped) redis-server.
 #[derive(Debug)]
 pub struct Redis {
+    process: Process,
     folder: TempDir,
     port: u16,
     more: Vec<String>,
-    child: Option<Child>,
 }
 
 impl Redis {
@@ -39,10 +39,10 @@ impl Redis {
             .tempdir()
             .expect("a temporary folder");
         let mut redis = Self {
+            process: Process::new("redis-server", folder.path().join("log")),
             folder,
             port: free_port(),
             more: more.iter().map(|word| (*word).to_owned()).collect(),
-            child: None,
         };
         redis.up();
         redis
@@ -62,11 +62,7 @@ impl Redis {
 
     /// `kill -9`.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // An error here says that it has ended already.
-            drop(child.kill());
-            drop(child.wait());
-        }
+        self.process.kill();
     }
 
     /// Up again on the same port, with what it has on disk.
@@ -74,33 +70,14 @@ impl Redis {
     /// # Panics
     /// It does not come up within 10 s.
     pub fn up(&mut self) {
-        self.kill();
-        let binary = program("redis-server").expect(
-            "redis-server is not installed: `apt-get install redis-server`, or run tests/run",
-        );
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.folder.path().join("log"))
-            .expect("a log file");
-        let mut child = Command::new(binary)
-            .args([
-                "--bind",
-                "127.0.0.1",
-                "--port",
-                &self.port.to_string(),
-                "--save",
-                "",
-            ])
-            .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
-            .arg(self.folder.path())
-            .args(&self.more)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log)
-            .spawn()
-            .expect("redis-server can be started");
         let port = self.port;
+        let mut command = Command::new(installed("redis-server", "redis-server"));
+        command
+            .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+            .args(["--save", "", "--appendonly", "yes"])
+            .args(["--appendfsync", "always", "--dir"])
+            .arg(self.folder.path())
+            .args(&self.more);
         // It listens before it has read what it had stored.
         let answers = || {
             let client = Client::dial(port);
@@ -110,13 +87,8 @@ impl Redis {
                 Err(said) => !said.to_string().contains("LOADING"),
             })
         };
-        let listens = holds_within(Duration::from_secs(10), || {
-            answers() || !matches!(child.try_wait(), Ok(None))
-        });
-        let runs = matches!(child.try_wait(), Ok(None));
-        self.child = Some(child);
-        let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-        assert!(listens && runs, "redis-server did not come up:\n{log}");
+        self.process
+            .start(&mut command, Duration::from_secs(10), answers);
     }
 
     /// A client of it.
@@ -126,12 +98,6 @@ impl Redis {
     #[must_use]
     pub fn client(&self) -> Client {
         Client::dial(self.port).expect("redis-server answers")
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 

@@ -54,7 +54,7 @@ pub(crate) fn qos1(messages: u64) -> f64 {
 
 /// What is measured.
 enum Under {
-    Bridge(Bridge),
+    Bridge(Box<Bridge>),
     Windlass(Box<Windlass>),
 }
 
@@ -155,7 +155,7 @@ fn in_turns(qos: u8, rounds: usize, messages: u64, rate: Option<u32>) -> Vec<(Fi
         .map(|round| {
             progress(&format!("round {} of {rounds}", round + 1));
             let broker = Mosquitto::start();
-            let bridge = Under::Bridge(Bridge::start(&broker, qos));
+            let bridge = Under::Bridge(Box::new(Bridge::start(&broker, qos)));
             let yardstick = send(&broker, &bridge, qos, messages, rate);
             drop(bridge);
             let windlass =
@@ -246,7 +246,7 @@ pub(crate) fn bridge_alone(rounds: usize) -> Vec<Row> {
         let measured: Vec<Figures> = (0..rounds)
             .map(|_| {
                 let broker = Mosquitto::start();
-                let bridge = Under::Bridge(Bridge::start(&broker, qos));
+                let bridge = Under::Bridge(Box::new(Bridge::start(&broker, qos)));
                 send(&broker, &bridge, qos, count, rate)
             })
             .collect();
