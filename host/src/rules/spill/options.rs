@@ -16,7 +16,6 @@ const NAMES: &[&str] = &[
     "memoryCacheThreshold",
     "maxDiskCache",
     "bufferPageSize",
-    "resendInterval",
     "cleanCacheAtStop",
     "resendAlterQueue",
     "resendPriority",
@@ -42,8 +41,6 @@ pub struct SpillOptions {
     pub max_age: Option<Duration>,
     /// `overflow`: what happens when a bound is reached; None: as the rule says.
     pub overflow: Option<Overflow>,
-    /// `resendInterval` (milliseconds): wait before a failed write is tried again; None: back-off.
-    pub resend_interval: Option<Duration>,
     /// `cleanCacheAtStop`: the queue is emptied when the rule stops. Default false.
     pub clean_at_stop: bool,
     /// Properties that are accepted and mean nothing here.
@@ -59,7 +56,6 @@ impl Default for SpillOptions {
             max_bytes: None,
             max_age: None,
             overflow: None,
-            resend_interval: None,
             clean_at_stop: false,
             warnings: Vec::new(),
         }
@@ -110,7 +106,6 @@ impl SpillOptions {
             "maxDiskCache" => self.max_messages = Some(whole(name, value, 1, u64::MAX)?),
             "maxDiskBytes" => self.max_bytes = Some(whole(name, value, SMALLEST, u64::MAX)?),
             "maxDiskAge" => self.max_age = duration(whole(name, value, 0, u64::MAX)?),
-            "resendInterval" => self.resend_interval = duration(whole(name, value, 0, u64::MAX)?),
             "bufferPageSize" => {
                 whole(name, value, 1, u64::MAX)?;
                 self.ignore(at, "messages are not kept in pages here");
