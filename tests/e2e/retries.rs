@@ -257,16 +257,14 @@ fn what_is_left_of_the_disk_is_kept_for_the_store_and_the_status_says_so() {
     let _machine = shared();
     let broker = Mosquitto::start();
     let server = Httpd::prepare(|_| Reply::status(204));
+    let refusing = Httpd::start(|_| Reply::status(422));
+    let refused = json!([{ "rest": { "url": refusing.url("/in"), "method": "post" } }]);
     // More than any disk has free.
     let manifest = posting(&broker, &server, json!({}))
         .limits(json!({ "diskReserveBytes": "1000000GiB" }))
-        .rule(
-            "poison",
-            "SELECT * FROM demo",
-            json!([{ "log": { "dataTemplate": "{{index .none 1}}" } }]),
-        );
+        .rule("refused", "SELECT * FROM demo", refused);
     let windlass = Windlass::start(&manifest);
-    wait_ready(&windlass, &["plant"], &["all", "poison"]);
+    wait_ready(&windlass, &["plant"], &["all", "refused"]);
     let publisher = Publish::new(broker.port(), "in/1", 1).count(50).start();
     wait_until(SOON, "the status names the reason", || {
         let metrics = windlass.fresh_metrics();

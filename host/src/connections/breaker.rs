@@ -228,8 +228,6 @@ impl Breaker {
                 open,
             } => {
                 inner.enter(State::HalfOpen { trying: true, open });
-                drop(inner);
-                self.tell();
                 Decision::Go { tries: true }
             }
             State::HalfOpen { trying: true, .. } => Decision::Wait,

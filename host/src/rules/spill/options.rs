@@ -200,7 +200,7 @@ mod tests {
     fn ekuipers_names_are_taken_out_and_the_rest_stays() {
         let (options, rest) = take(json!({
             "topic": "t", "enableCache": true, "memoryCacheThreshold": 10, "maxDiskCache": "1000",
-            "BufferPageSize": 256, "resendInterval": 50, "cleanCacheAtStop": "true", "resendPriority": -1,
+            "BufferPageSize": 256, "cleanCacheAtStop": "true", "resendPriority": -1,
             "overflow": "drop-oldest", "maxDiskBytes": 1048576, "maxDiskAge": 60000, "server": "x"
         }));
         let options = options.unwrap();
@@ -213,7 +213,6 @@ mod tests {
             (options.max_bytes, options.overflow()),
             (Some(1_048_576), Overflow::DropOldest)
         );
-        assert_eq!(options.resend_interval, Some(Duration::from_millis(50)));
         assert_eq!(options.max_age, Some(Duration::from_secs(60)));
         assert!(options.clean_at_stop && options.enabled);
         let ignored: Vec<_> = options
