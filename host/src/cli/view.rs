@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::output::{plain, say, say_json, size};
-use crate::snapshot::{Change, ConnectionRow, Row, RuleRow, Snapshot};
+use crate::snapshot::{Change, ConnectionRow, DiskRow, LettersRow, Row, RuleRow, Snapshot};
 
 /// Results of a query that are kept to be shown.
 pub(super) const ROWS: usize = 16;
@@ -75,6 +75,8 @@ struct Metrics<'a> {
     connections: &'a [ConnectionRow],
     rows: &'a [Row],
     push: Option<&'a str>,
+    disk: &'a DiskRow,
+    letters: &'a LettersRow,
 }
 
 /// A rule's row with its flat metrics.
@@ -93,6 +95,8 @@ fn metrics(snapshot: &Snapshot) -> Metrics<'_> {
         connections: &snapshot.connections,
         rows: &snapshot.rows,
         push: snapshot.push.as_deref(),
+        disk: &snapshot.disk,
+        letters: &snapshot.letters,
     }
 }
 

@@ -20,11 +20,11 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::address::Base;
-use super::breaker::Breaker;
 use super::config::Config;
 use super::oauth::{self, Token};
 use super::pace::Pace;
 use super::sockets::{ALPN, REACH, SWEEP, Sockets};
+use crate::connections::breaker::{Breaker, Circuit};
 use crate::connections::{Connection, Context, Http};
 use crate::error::ConnectionError;
 
@@ -105,7 +105,7 @@ impl Link {
             down_since: Mutex::new(Instant::now()),
             broken: Mutex::default(),
             told: Notify::new(),
-            breaker: Breaker::default(),
+            breaker: Breaker::new("http"),
             published: AtomicU64::new(0),
             renewing: tokio::sync::Mutex::default(),
             useful: AtomicBool::new(false),
@@ -313,6 +313,10 @@ impl Connection for Link {
             .cloned()
             .chain(circuit)
             .collect()
+    }
+
+    fn circuit(&self) -> Option<Circuit> {
+        Some(self.breaker.circuit())
     }
 
     async fn warned(&self) {

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Link, Live};
-use crate::connections::http::breaker::{Pass, Verdict};
+use crate::connections::breaker::{Pass, Verdict};
 use crate::connections::http::exchange::{Prepared, exchange};
 use crate::connections::http::failure;
 use crate::connections::{Http, HttpHead, HttpRequest, HttpResponse, too_late};
