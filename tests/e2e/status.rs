@@ -1,7 +1,7 @@
 //! What a connection says of itself is true at each step: down, up, cut, refused, gone; and it comes
 //! back by itself.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 use windlass_tests::load::{Publish, Subscribe, Subscriber};

@@ -267,7 +267,9 @@ impl Found {
         self.starts += 1;
         self.lost += lost;
         self.allowed += bound;
-        self.unreported += u64::from(lost > 0 && !started.reported);
+        // A file that ends between two records has nothing that could be told from its end.
+        let unseen = matches!(damage, Damage::Truncate(_));
+        self.unreported += u64::from(lost > 0 && !started.reported && !unseen);
         let wrong =
             lost > bound || ledger.corrupt() > 0 || ledger.out_of_order() > 0 || started.panicked;
         if wrong {

@@ -178,7 +178,13 @@ pub(crate) fn traps(trial: &mut Trial) {
     let dead = stage.sum(&rules, "deadLetters");
     trial.check("dead letters", dead, first, arrived && dead == first);
     let counted = stage.sum(&rules, "sink_misbehaving_0_0_traps_total");
-    trial.check("traps counted", counted, 3 * first, counted == 3 * first);
+    // A batch that is halved to find the one at fault traps more often.
+    trial.check(
+        "traps counted",
+        counted,
+        format!("{} at least", 3 * first),
+        counted >= 3 * first,
+    );
     let running = rules
         .iter()
         .filter(|rule| {

@@ -250,12 +250,16 @@ pub(crate) fn enter_results(reports: &[Report]) -> anyhow::Result<()> {
             .map(|report| (number(report.name), report.long, report.row(&date, &commit))),
     );
     rows.sort();
-    write_results(&file, &rows)
+    // What people wrote below the table stays.
+    let remarks = old.find(REMARKS).map_or("", |at| &old[at..]);
+    write_results(&file, &rows, remarks)
 }
 
-fn write_results(file: &Path, rows: &[(u32, bool, String)]) -> anyhow::Result<()> {
+const REMARKS: &str = "\n## Remarks\n";
+
+fn write_results(file: &Path, rows: &[(u32, bool, String)], remarks: &str) -> anyhow::Result<()> {
     let mut text = "# What the tests of reliability found\n\n\
-        Written by `tests/chaos --results`, which replaces the rows of the tests that it ran. The tests are \
+        Written by `tests/chaos --results`, which replaces the rows of the tests that it ran and keeps what stands below the table. The tests are \
         described in `tests/src/bin/chaos/`; a bar stands in brackets behind its figure. Where a bridge \
         of mosquitto stands beside Windlass, both went through the same faults in the same run, before the same \
         oracle; it is there to compare with and decides nothing.\n\n\
@@ -265,6 +269,7 @@ fn write_results(file: &Path, rows: &[(u32, bool, String)]) -> anyhow::Result<()
         text.push_str(row);
         text.push('\n');
     }
+    text.push_str(remarks);
     Ok(std::fs::write(file, text)?)
 }
 
