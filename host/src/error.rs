@@ -5,6 +5,9 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+/// The last part of the code of a call that was not made because too many before it have failed.
+pub const CIRCUIT_OPEN: &str = "circuit-open";
+
 /// What the host must do about a failure. The same five words as `types.kind` in `wit/types.wit`;
 /// closed, because every caller branches on it without a `_` arm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -133,6 +136,14 @@ impl ConnectionError {
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// The call has reached the other side, or may have: neither was the link down nor the circuit
+    /// open.
+    #[must_use]
+    pub fn was_tried(&self) -> bool {
+        let last = self.code.rsplit(':').next();
+        self.kind != ErrorKind::Disconnected && last != Some(CIRCUIT_OPEN)
     }
 
     /// The message and every cause behind it, for the operator's status and log.

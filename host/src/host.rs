@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::catalog::connection_row;
+use crate::catalog::{connection_row, disk_row, letters_row};
 use crate::config::{HostLimits, Manifest, ManifestError, Push};
 use crate::connections::backoff::Backoff;
 pub use crate::connections::dataport::ADDRESS as PUSH_ADDRESS;
@@ -33,7 +33,7 @@ use crate::rules::engine::{Engine, Parts, TENANT};
 use crate::rules::letters::Letters;
 use crate::rules::plan::{self, Plan};
 use crate::rules::resend::Resender;
-use crate::rules::spill::SpillSet;
+use crate::rules::spill::{HostBounds, SpillSet};
 use crate::runtime::{GuestLimits, LoadError, Runtime, RuntimeConfig};
 use crate::snapshot::{Change, Checked, Dialled, Inspection, Snapshot};
 
@@ -110,6 +110,7 @@ impl Host {
         if let Some(bytes) = manifest.limits.dead_letter_bytes {
             options.dead_letter_bytes = bytes;
         }
+        options.dead_letter_age = manifest.limits.dead_letter_age;
         let opened = Store::open_with(&config.data_dir, options).await;
         let (store, damage) = opened.map_err(StartError::Store)?;
         for damage in damage {
@@ -137,7 +138,7 @@ impl Host {
         }
         let spills = SpillSet::open(
             config.data_dir.join("queues"),
-            manifest.limits.disk_queue_bytes,
+            disk_bounds(&manifest.limits),
         )
         .await;
         let engine = Arc::new(Engine::new(Parts {
@@ -268,6 +269,8 @@ impl Host {
                 .collect(),
             rules: shown,
             rows,
+            disk: disk_row(self.spills.disk_use()),
+            letters: letters_row(&self.store),
             push: self.port.address().map(|address| address.to_string()),
         }
     }
@@ -391,6 +394,14 @@ fn connection_limits(limits: &HostLimits) -> Limits {
         unsettled_messages: size(limits.unsettled_messages, default.unsettled_messages),
         unsettled_bytes: size(limits.unsettled_bytes, default.unsettled_bytes),
         max_message_bytes: size(limits.max_message_bytes, default.max_message_bytes),
+    }
+}
+
+fn disk_bounds(limits: &HostLimits) -> HostBounds {
+    HostBounds {
+        queue_bytes: limits.disk_queue_bytes,
+        all_bytes: limits.disk_bytes,
+        reserve_bytes: limits.disk_reserve_bytes,
     }
 }
 

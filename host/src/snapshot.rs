@@ -20,6 +20,34 @@ pub struct Snapshot {
     pub rows: Vec<Row>,
     /// Where the data port listens; None: it does not.
     pub push: Option<String>,
+    /// What all disk queues have together, and what is left of their disk.
+    pub disk: DiskRow,
+    /// What has become of dead letters since the host started.
+    pub letters: LettersRow,
+}
+
+/// All disk queues together, in bytes.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskRow {
+    /// What they have.
+    pub used: u64,
+    /// What they may have.
+    pub max: u64,
+    /// What is free on their disk; None: not known.
+    pub free: Option<u64>,
+    /// What they leave free there, for the store.
+    pub reserve: u64,
+}
+
+/// Dead letters that are gone, since the host started.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LettersRow {
+    /// Removed for their age.
+    pub expired: u64,
+    /// Forwarded, and removed with that.
+    pub forwarded: u64,
 }
 
 impl Snapshot {
@@ -79,6 +107,10 @@ pub struct ConnectionRow {
     pub dropped: u64,
     /// Received messages refused.
     pub refused: u64,
+    /// Its circuit breaker: 0 closed, 1 half open, 2 open; None: its type has none.
+    pub circuit: Option<i8>,
+    /// How often that has opened.
+    pub circuit_opened: u64,
     /// Ids of the rules that use it.
     pub users: Vec<String>,
     /// What should be looked at though it works.
@@ -202,6 +234,14 @@ pub struct QueueRow {
     pub spilled: u64,
     /// Messages dropped for want of room.
     pub dropped: u64,
+    /// Messages on disk dropped because they were too old (`maxDiskAge`).
+    pub expired: u64,
+    /// Messages on disk that are missing, because the disk queue was damaged.
+    pub lost: u64,
+    /// Files of the disk queue that were no use and got another name.
+    pub set_aside: u64,
+    /// Messages left out as duplicates.
+    pub duplicates: u64,
     /// Dead letters since the rule started.
     pub dead_letters: u64,
     /// Why upstream waits for it, while it does.

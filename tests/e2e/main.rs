@@ -21,6 +21,7 @@ mod languages;
 mod nng;
 mod price;
 mod push;
+mod retries;
 mod serve;
 mod serve_attacks;
 mod serve_changes;

@@ -40,9 +40,13 @@ pub fn routes(catalog: Catalog) -> Router {
 struct Filter {
     rule: Option<String>,
     action: Option<String>,
+    stream: Option<String>,
     kind: Option<String>,
+    code: Option<String>,
     /// Given up then or later, in milliseconds since the Unix epoch.
     since: Option<u64>,
+    /// Given up before then.
+    until: Option<u64>,
     /// Only higher numbers: for the next page.
     after: Option<i64>,
     limit: Option<u32>,
@@ -56,25 +60,34 @@ impl Filter {
             tenant: TENANT.to_owned(),
             rule: self.rule.clone(),
             action: self.action.clone(),
+            stream: self.stream.clone(),
             kind: self.kind.clone(),
+            code: self.code.clone(),
             since_ms: self.since,
+            until_ms: self.until,
             after: self.after,
         }
     }
 
     /// Somebody who changes many must say which.
     fn check_told(&self) -> Result<(), ApiError> {
-        let told = self.rule.is_some()
-            || self.action.is_some()
-            || self.kind.is_some()
+        let words = [
+            &self.rule,
+            &self.action,
+            &self.stream,
+            &self.kind,
+            &self.code,
+        ];
+        let told = words.into_iter().any(Option::is_some)
             || self.since.is_some()
+            || self.until.is_some()
             || super::extract::flag(self.all.as_deref());
         if told {
             return Ok(());
         }
         Err(ApiError::bad_request(
             Code::Undefined,
-            "which dead letters? Give rule, action, kind or since in the query, or all=true",
+            "which dead letters? Give rule, action, stream, kind, code, since or until in the query, or all=true",
         ))
     }
 }

@@ -122,6 +122,8 @@ impl Collector for Page {
         self.operators(&mut out)?;
         self.settlement(&mut out)?;
         self.queues(&mut out)?;
+        self.disk(&mut out)?;
+        self.letters(&mut out)?;
         self.guests(&mut out)
     }
 }
@@ -239,6 +241,19 @@ impl Page {
             "windlass_connection_users",
             "Rules that use it",
             rows().map(|row| (connection(row), row.users.len() as u64)),
+        )?;
+        out.gauge(
+            "windlass_connection_circuit",
+            "Circuit breaker: 0 closed, 1 half open, 2 open; only of types that have one",
+            rows().filter_map(|row| Some((connection(row), i64::from(row.circuit?)))),
+        )?;
+        out.counter(
+            "windlass_connection_circuit_opened",
+            "How often the circuit has opened",
+            rows().filter_map(|row| {
+                row.circuit?;
+                Some((connection(row), row.circuit_opened))
+            }),
         )?;
         type Count = fn(&ConnectionRow) -> u64;
         let counters: [(&str, &str, Count); 8] = [
@@ -410,6 +425,45 @@ impl Page {
         Ok(())
     }
 
+    fn disk(&self, out: &mut Out<'_>) -> fmt::Result {
+        let disk = &self.snapshot.disk;
+        let one = |value: u64| [(Labels::new(), value)];
+        out.gauge(
+            "windlass_disk_queues_bytes",
+            "Bytes of all disk queues together",
+            one(disk.used),
+        )?;
+        out.gauge(
+            "windlass_disk_queues_max_bytes",
+            "What they may have together",
+            one(disk.max),
+        )?;
+        out.gauge(
+            "windlass_disk_free_bytes",
+            "Bytes free on their disk",
+            disk.free.map(|free| (Labels::new(), free)),
+        )?;
+        out.gauge(
+            "windlass_disk_reserve_bytes",
+            "Bytes that they leave free there, for the store",
+            one(disk.reserve),
+        )
+    }
+
+    fn letters(&self, out: &mut Out<'_>) -> fmt::Result {
+        let letters = &self.snapshot.letters;
+        out.counter(
+            "windlass_dead_letters_expired",
+            "Dead letters removed for their age",
+            [(Labels::new(), letters.expired)],
+        )?;
+        out.counter(
+            "windlass_dead_letters_forwarded",
+            "Dead letters forwarded, and removed with that",
+            [(Labels::new(), letters.forwarded)],
+        )
+    }
+
     fn queues(&self, out: &mut Out<'_>) -> fmt::Result {
         let rows = || {
             self.every()
@@ -443,7 +497,7 @@ impl Page {
                 rows().map(|(labels, queue)| (labels, count(queue))),
             )?;
         }
-        let counters: [(&str, &str, Count); 3] = [
+        let counters: [(&str, &str, Count); 7] = [
             (
                 "windlass_queue_spilled",
                 "Messages moved to disk",
@@ -453,6 +507,26 @@ impl Page {
                 "windlass_queue_dropped",
                 "Messages dropped for want of room",
                 |queue| queue.dropped,
+            ),
+            (
+                "windlass_queue_expired",
+                "Messages on disk dropped because they were too old",
+                |queue| queue.expired,
+            ),
+            (
+                "windlass_queue_lost",
+                "Messages on disk missing because the disk queue was damaged",
+                |queue| queue.lost,
+            ),
+            (
+                "windlass_queue_set_aside",
+                "Files of the disk queue that were no use and got another name",
+                |queue| queue.set_aside,
+            ),
+            (
+                "windlass_queue_duplicates",
+                "Messages left out as duplicates",
+                |queue| queue.duplicates,
             ),
             ("windlass_dead_letters", "Messages dead-lettered", |queue| {
                 queue.dead_letters
@@ -610,6 +684,8 @@ mod tests {
                     metric: -1,
                     next_attempt_ms: Some(12_500),
                     messages_in: 5,
+                    circuit: Some(2),
+                    circuit_opened: 3,
                     ..ConnectionRow::default()
                 }],
                 rules: vec![
@@ -638,6 +714,8 @@ mod tests {
             r#"kuiper_rule_count{status="stop"} 2"#,
             r#"windlass_connection_messages_in_total{connection="plant",type="mqtt",named="true"} 5"#,
             r#"windlass_connection_next_attempt_seconds{connection="plant",type="mqtt",named="true"} 2.5"#,
+            r#"windlass_connection_circuit{connection="plant",type="mqtt",named="true"} 2"#,
+            r#"windlass_connection_circuit_opened_total{connection="plant",type="mqtt",named="true"} 3"#,
             r#"windlass_oldest_unsettled_seconds{rule="hot",type="source",op="demo"} 1.5"#,
             r#"windlass_settlement_seconds_sum{rule="hot",type="source",op="demo"} 2.5"#,
             r#"windlass_settlement_seconds_count{rule="hot",type="source",op="demo"} 4"#,

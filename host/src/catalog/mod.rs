@@ -48,7 +48,7 @@ pub use exchange::{ImportMode, Imported};
 pub use restore::Restored;
 pub use rules::{RuleInfo, RuleStatus};
 use seat::Seat;
-pub use show::connection_row;
+pub use show::{connection_row, disk_row, letters_row};
 pub use streams::StreamInfo;
 
 pub use crate::rules::engine::TENANT;

@@ -1,8 +1,11 @@
-//! Everything at one moment, as plain rows. Reads only what is in memory.
+//! Everything at one moment, as plain rows. Reads only what is in memory, and asks the system for the
+//! free space of one disk.
 
 use super::Catalog;
 use crate::connections::pool::Info;
-use crate::snapshot::{ConnectionRow, RuleRow, Snapshot};
+use crate::rules::spill::DiskUse;
+use crate::snapshot::{ConnectionRow, DiskRow, LettersRow, RuleRow, Snapshot};
+use crate::store::Store;
 
 impl Catalog {
     /// All connections and rules, those that do not run too.
@@ -28,8 +31,31 @@ impl Catalog {
                 })
                 .collect::<Vec<RuleRow>>(),
             rows: Vec::new(),
+            disk: disk_row(self.0.parts.spills.disk_use()),
+            letters: letters_row(&self.0.parts.store),
             push: None,
         }
+    }
+}
+
+/// What all disk queues have and may have, as a row.
+#[must_use]
+pub fn disk_row(now: DiskUse) -> DiskRow {
+    DiskRow {
+        used: now.used,
+        max: now.max,
+        free: now.free,
+        reserve: now.reserve,
+    }
+}
+
+/// What has become of dead letters, as a row.
+#[must_use]
+pub fn letters_row(store: &Store) -> LettersRow {
+    let gone = store.letters_gone();
+    LettersRow {
+        expired: gone.expired,
+        forwarded: gone.forwarded,
     }
 }
 
@@ -55,6 +81,8 @@ pub fn connection_row(info: Info) -> ConnectionRow {
         untaken: traffic.untaken,
         dropped: traffic.dropped,
         refused: traffic.refused,
+        circuit: info.circuit.map(|circuit| circuit.state.metric()),
+        circuit_opened: info.circuit.map_or(0, |circuit| circuit.opened),
         users: info.users,
         warnings: info.warnings,
     }

@@ -59,9 +59,39 @@ struct Filter {
     /// That came from this stream
     #[arg(long, value_name = "NAME")]
     stream: Option<String>,
+    /// Of this kind: permanent, transient, disconnected
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
+    /// With this code, such as http:422
+    #[arg(long, value_name = "CODE")]
+    code: Option<String>,
     /// With this text in the reason or code, in any case
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+    /// Given up at this time or later: how long ago (90s, 2h), or milliseconds since 1970
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<u64>,
+    /// Given up before this time: as --since
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: Option<u64>,
+}
+
+/// Milliseconds since the Unix epoch, or how long ago as Go writes it.
+fn time(text: &str) -> Result<u64, String> {
+    if let Ok(at_ms) = text.parse() {
+        return Ok(at_ms);
+    }
+    let ago = crate::config::duration(text)
+        .ok_or("a time is how long ago (90s, 15m, 2h), or milliseconds since 1970")?;
+    let ago = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+    Ok(now_ms().saturating_sub(ago))
+}
+
+fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 #[derive(Args, Debug)]
@@ -94,10 +124,10 @@ pub(super) struct Chosen {
     #[command(flatten)]
     filter: Filter,
     /// Their numbers, as `ls` shows them
-    #[arg(value_name = "ID", conflicts_with_all = ["rule", "action", "stream", "reason", "all"])]
+    #[arg(value_name = "ID", conflicts_with_all = ["rule", "action", "stream", "kind", "code", "reason", "since", "until", "all"])]
     ids: Vec<i64>,
     /// All of them
-    #[arg(long, conflicts_with_all = ["rule", "action", "stream", "reason"])]
+    #[arg(long, conflicts_with_all = ["rule", "action", "stream", "kind", "code", "reason", "since", "until"])]
     all: bool,
 }
 
@@ -108,29 +138,41 @@ impl Chosen {
             rule,
             action,
             stream,
+            kind,
+            code,
             reason,
+            since,
+            until,
         } = &self.filter;
-        let filtered = [rule, action, stream, reason]
-            .into_iter()
-            .any(Option::is_some);
+        let words = [rule, action, stream, kind, code, reason];
+        let filtered = words.into_iter().any(Option::is_some) || since.is_some() || until.is_some();
         self.all || filtered || !self.ids.is_empty()
     }
 }
 
 impl Filter {
+    /// What the store looks at.
+    fn wanted(&self) -> LetterFilter {
+        LetterFilter {
+            tenant: TENANT.to_owned(),
+            rule: self.rule.clone(),
+            action: self.action.clone(),
+            stream: self.stream.clone(),
+            kind: self.kind.clone(),
+            code: self.code.clone(),
+            since_ms: self.since,
+            until_ms: self.until,
+            after: None,
+        }
+    }
+
+    /// Whether the reason fits; for the rest see [`Filter::wanted`].
     fn takes(&self, letter: &DeadLetter) -> bool {
-        let equal = |wanted: &Option<String>, found: &str| {
-            wanted.as_deref().is_none_or(|wanted| wanted == found)
-        };
-        let reason = self.reason.as_deref().is_none_or(|wanted| {
+        self.reason.as_deref().is_none_or(|wanted| {
             let wanted = wanted.to_lowercase();
             letter.reason.to_lowercase().contains(&wanted)
                 || letter.code.to_lowercase().contains(&wanted)
-        });
-        equal(&self.rule, &letter.rule)
-            && equal(&self.action, &letter.action)
-            && equal(&self.stream, &letter.stream)
-            && reason
+        })
     }
 }
 
@@ -187,7 +229,7 @@ async fn show(arguments: Show) -> anyhow::Result<ExitCode> {
 async fn change(chosen: Chosen, change: Change) -> anyhow::Result<ExitCode> {
     if !chosen.is_told() {
         output::complain(
-            "which? Give their numbers, a filter (--rule, --action, --stream, --reason), or --all",
+            "which? Give their numbers, a filter (--rule, --action, --stream, --kind, --code, --reason, --since, --until), or --all",
         );
         return Ok(ExitCode::from(FAILED));
     }
@@ -236,12 +278,7 @@ fn missing(id: i64) -> String {
 
 async fn select(store: &Place, filter: &Filter, limit: usize) -> anyhow::Result<Vec<KeptLetter>> {
     let mut found = Vec::new();
-    let mut wanted = LetterFilter {
-        tenant: TENANT.to_owned(),
-        rule: filter.rule.clone(),
-        action: filter.action.clone(),
-        ..LetterFilter::default()
-    };
+    let mut wanted = filter.wanted();
     while found.len() < limit {
         let page = store.page(&wanted, PAGE).await?;
         let Some(last) = page.last() else { break };
@@ -358,18 +395,20 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_takes_what_fits_all_its_parts() {
+    fn a_filter_is_asked_of_the_store_but_for_the_text_of_the_reason() {
         let letter = letter("hot", "The topic is not valid", b"x");
-        let filter = |rule: Option<&str>, reason: Option<&str>| Filter {
-            rule: rule.map(str::to_owned),
+        let filter = |reason: Option<&str>| Filter {
             reason: reason.map(str::to_owned),
             ..Filter::default()
         };
-        assert!(filter(None, None).takes(&letter));
-        assert!(filter(Some("hot"), Some("TOPIC")).takes(&letter));
-        assert!(filter(None, Some("0x90")).takes(&letter));
-        assert!(!filter(Some("cold"), Some("topic")).takes(&letter));
-        assert!(!filter(Some("hot"), Some("quota")).takes(&letter));
+        assert!(filter(None).takes(&letter));
+        assert!(filter(Some("TOPIC")).takes(&letter));
+        assert!(filter(Some("0x90")).takes(&letter));
+        assert!(!filter(Some("quota")).takes(&letter));
+        assert_eq!(time("1769903999000"), Ok(1_769_903_999_000));
+        let ago = now_ms() - time("2h").unwrap();
+        assert!((7_200_000..7_260_000).contains(&ago), "{ago}");
+        assert!(time("yesterday").unwrap_err().contains("how long ago"));
     }
 
     #[test]

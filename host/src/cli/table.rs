@@ -399,6 +399,7 @@ mod tests {
                     text: "ä\u{1b}[31m".repeat(100),
                 })
                 .collect(),
+            ..Snapshot::default()
         }
     }
 

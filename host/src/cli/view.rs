@@ -89,6 +89,8 @@ fn metrics(snapshot: &Snapshot) -> Value {
         "connections": connections,
         "rows": snapshot.rows,
         "push": snapshot.push,
+        "disk": snapshot.disk,
+        "letters": snapshot.letters,
     })
 }
 

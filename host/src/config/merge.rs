@@ -38,7 +38,10 @@ pub(super) const REST: &[&str] = &[
 ];
 pub(super) const LIMITS: &[&str] = &[
     "diskQueueBytes",
+    "diskBytes",
+    "diskReserveBytes",
     "deadLetterBytes",
+    "deadLetterAge",
     "unsettledMessages",
     "unsettledBytes",
     "maxMessageBytes",
@@ -484,6 +487,9 @@ impl Merge {
             let mut reader = self.reader(file);
             match name {
                 "diskQueueBytes" => limits.disk_queue_bytes = reader.bytes(&at, 1 << 20),
+                "diskBytes" => limits.disk_bytes = reader.bytes(&at, 1 << 20),
+                "diskReserveBytes" => limits.disk_reserve_bytes = reader.bytes(&at, 0),
+                "deadLetterAge" => limits.dead_letter_age = reader.positive_duration(&at),
                 "deadLetterBytes" => limits.dead_letter_bytes = reader.bytes(&at, 1 << 20),
                 "unsettledMessages" => limits.unsettled_messages = reader.number(&at, 1, 65_535),
                 "unsettledBytes" => limits.unsettled_bytes = reader.bytes(&at, SMALLEST),

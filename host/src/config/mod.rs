@@ -29,7 +29,7 @@ mod yaml_text;
 pub use document::Document;
 pub use place::{ManifestError, Place, pointer_to};
 pub use reader::duration_of as duration;
-pub use rule::{ActionDef, Overflow, RestartStrategy, RuleDef, RuleOptions, Written};
+pub use rule::{ActionDef, DeadLetters, Overflow, RestartStrategy, RuleDef, RuleOptions, Written};
 pub use variables::Lookup;
 pub use yaml_text::to_yaml;
 
@@ -190,6 +190,12 @@ pub struct Rest {
 pub struct HostLimits {
     /// Bytes of one action's disk queue.
     pub disk_queue_bytes: Option<u64>,
+    /// Bytes of all disk queues together.
+    pub disk_bytes: Option<u64>,
+    /// Bytes that the disk queues leave free on their disk, for the store.
+    pub disk_reserve_bytes: Option<u64>,
+    /// How long a dead letter is kept.
+    pub dead_letter_age: Option<Duration>,
     /// Bytes of all dead letters.
     pub dead_letter_bytes: Option<u64>,
     /// Messages of one connection that are received and not settled.

@@ -105,7 +105,18 @@ impl Default for RestartStrategy {
     }
 }
 
-/// A rule's options: eKuiper's names, and `overflow` and `diskQueueBytes` of our own.
+/// Where a rule's dead letters are forwarded to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetters {
+    /// The id of a connection.
+    pub connection: String,
+    /// The topic there.
+    pub topic: String,
+    /// Level of the delivery: 0, 1 or 2.
+    pub qos: u8,
+}
+
+/// A rule's options: eKuiper's names, and `overflow`, `diskQueueBytes` and `deadLetters` of our own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RuleOptions {
     /// 0, 1 or 2, as written. What is acknowledged upstream does not depend on it.
@@ -120,6 +131,8 @@ pub struct RuleOptions {
     pub overflow: Overflow,
     /// Bytes of each action's disk queue; None: as `limits` says.
     pub disk_queue_bytes: Option<u64>,
+    /// Where its dead letters go; None: they stay in the store.
+    pub dead_letters: Option<DeadLetters>,
 }
 
 impl Default for RuleOptions {
@@ -131,6 +144,7 @@ impl Default for RuleOptions {
             send_nil_field: false,
             overflow: Overflow::Block,
             disk_queue_bytes: None,
+            dead_letters: None,
         }
     }
 }
@@ -154,7 +168,10 @@ pub(super) const OPTIONS: &[&str] = &[
     "sendNilField",
     "overflow",
     "diskQueueBytes",
+    "deadLetters",
 ];
+
+pub(super) const DEAD_LETTERS: &[&str] = &["connectionSelector", "topic", "qos"];
 
 /// Options that eKuiper knows and that change nothing here, and why.
 pub(super) const WITHOUT_MEANING: &[(&str, &str)] = &[
@@ -385,6 +402,8 @@ fn rule_options(reader: &mut Reader<'_>, at: &At<'_>) -> RuleOptions {
                     );
                 }
             },
+            "deadLetters" if below.is_null() => {}
+            "deadLetters" => options.dead_letters = dead_letters(reader, &below),
             "diskQueueBytes" => options.disk_queue_bytes = reader.bytes(&below, 1 << 20),
             key => match WITHOUT_MEANING.iter().find(|(name, _)| *name == key) {
                 Some((name, why)) => reader.warn(
@@ -402,6 +421,27 @@ fn rule_options(reader: &mut Reader<'_>, at: &At<'_>) -> RuleOptions {
         );
     }
     options
+}
+
+fn dead_letters(reader: &mut Reader<'_>, at: &At<'_>) -> Option<DeadLetters> {
+    let entries = reader.mapping(at, "\"deadLetters\"")?;
+    for entry in entries {
+        if !DEAD_LETTERS.contains(&entry.key.as_str()) {
+            let words = unknown("key of \"deadLetters\"", &entry.key, DEAD_LETTERS);
+            reader.wrong_key(&at.below(entry), words);
+        }
+    }
+    let connection = reader.required_text(at, "connectionSelector", "the id of a connection");
+    let topic = reader.required_text(at, "topic", "where dead letters are published");
+    let qos = match at.get("qos").filter(|qos| !qos.is_null()) {
+        Some(qos) => u8::try_from(reader.number(&qos, 0, 2)?).ok()?,
+        None => 1,
+    };
+    Some(DeadLetters {
+        connection: connection?,
+        topic: topic?,
+        qos,
+    })
 }
 
 fn restart(reader: &mut Reader<'_>, at: &At<'_>) -> Option<RestartStrategy> {

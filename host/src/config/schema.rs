@@ -98,7 +98,10 @@ pub fn limits() -> Value {
     let small = 64 * 1024;
     let properties = json!({
         "diskQueueBytes": told(bytes(1 << 20), "Bytes of one action's disk queue, such as 512MiB; 1 GiB unless told."),
-        "deadLetterBytes": told(bytes(1 << 20), "Bytes of all dead letters."),
+        "diskBytes": told(bytes(1 << 20), "Bytes of all disk queues together; 8 GiB unless told."),
+        "diskReserveBytes": told(bytes(0), "What the disk queues leave free on their disk, for the store; 64 MiB, or a sixteenth of a smaller disk, unless told."),
+        "deadLetterBytes": told(bytes(1 << 20), "Bytes of all dead letters; 256 MiB unless told."),
+        "deadLetterAge": told(duration(None), "How long a dead letter is kept, such as 720h; older ones are removed and counted. For ever unless told."),
         "unsettledMessages": told(
             json!({"type": "integer", "minimum": 1, "maximum": 65535, "default": 65535}),
             "Messages of one connection that are received and not settled."
@@ -247,6 +250,7 @@ fn options() -> Value {
             "When the disk queue is full: new messages wait upstream, or the oldest are dropped and counted."
         ),
         "diskQueueBytes": told(bytes(1 << 20), "Bytes of each action's disk queue; as limits says unless told."),
+        "deadLetters": nullable(dead_letters()),
     });
     if let Some(properties) = properties.as_object_mut() {
         for (name, why) in rule::WITHOUT_MEANING {
@@ -258,6 +262,21 @@ fn options() -> Value {
     }
     let mut schema = closed(properties, &[]);
     annotate(&mut schema, "How the rule runs.");
+    schema
+}
+
+fn dead_letters() -> Value {
+    let text = |about: &str| told(json!({"type": "string", "minLength": 1}), about);
+    let properties = json!({
+        "connectionSelector": text("The id of a connection that offers messaging."),
+        "topic": text("Where they are published."),
+        "qos": told(json!({"type": "integer", "minimum": 0, "maximum": 2, "default": 1}), "Level of the delivery."),
+    });
+    let mut schema = closed(properties, &["connectionSelector", "topic"]);
+    annotate(
+        &mut schema,
+        "Dead letters are published there as JSON, and removed when the other side has them; else they stay in the store.",
+    );
     schema
 }
 
@@ -329,6 +348,7 @@ mod tests {
             sorted(rule::OPTIONS.iter().chain(ignored))
         );
         assert_eq!(names(&restart()), sorted(rule::RESTART));
+        assert_eq!(names(&dead_letters()), sorted(rule::DEAD_LETTERS));
         assert_eq!(names(&limits()), sorted(merge::LIMITS));
         assert_eq!(names(&files()), ["root"]);
         assert_eq!(names(&push()), sorted(merge::PUSH));
@@ -389,6 +409,24 @@ mod tests {
             (false, json!({"restartStrategy": {"multiplier": 0.5}})),
             (false, json!({"restartStrategy": {"atempts": 3}})),
             (false, json!({"bufferLenght": 3})),
+            (
+                true,
+                json!({"deadLetters": {"connectionSelector": "plant", "topic": "dead"}}),
+            ),
+            (true, json!({"deadLetters": null})),
+            (
+                false,
+                json!({"deadLetters": {"connectionSelector": "plant"}}),
+            ),
+            (
+                false,
+                json!({"deadLetters": {"connectionSelector": "plant", "topic": "dead", "qos": 3}}),
+            ),
+            (
+                false,
+                json!({"deadLetters": {"connectionSelector": "plant", "topics": "dead"}}),
+            ),
+            (false, json!({"deadLetters": "plant"})),
         ] {
             assert_eq!(validator.is_valid(&value), good, "{value}");
             assert_eq!(read(&value).is_ok(), good, "{value}");

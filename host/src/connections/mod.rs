@@ -19,6 +19,7 @@ use crate::error::ConnectionError;
 use crate::message::{Batch, Message, Rejection};
 
 pub mod backoff;
+pub mod breaker;
 pub mod dataport;
 pub mod edgex;
 pub mod file;
@@ -94,6 +95,9 @@ pub trait ConnectionType: Send + Sync + 'static {
     fn identity(_properties: &Properties) -> Option<String> {
         None
     }
+
+    /// The header under which the other side looks for a message's id, or an application behind it.
+    const MESSAGE_ID_HEADER: &'static str = "message-id";
 
     /// Where a source or an action makes its connection itself: takes out of its properties what is
     /// this type's though a connector may know the name too, and gives it back (of `headers` those
@@ -320,6 +324,11 @@ pub trait Connection: Send + Sync + fmt::Debug {
     /// asked for, a limit of the broker).
     fn warnings(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Its circuit breaker, where it has one: requests may fail though the link is up.
+    fn circuit(&self) -> Option<breaker::Circuit> {
+        None
     }
 
     /// Returns when [`Connection::warnings`] has other sentences than before, so that they are published

@@ -234,6 +234,14 @@ impl Pool {
         }
     }
 
+    /// The header for a message's id over a connection of that type:
+    /// [`super::ConnectionType::MESSAGE_ID_HEADER`].
+    #[must_use]
+    pub fn message_id_header(&self, typ: &str) -> &'static str {
+        let kind = self.shared.config.registry.get(typ);
+        kind.map_or("message-id", |kind| kind.message_id_header())
+    }
+
     /// There is such a type, or it is one that is attached to a rule.
     #[must_use]
     pub fn has_type(&self, typ: &str) -> bool {

@@ -29,6 +29,8 @@ pub trait AnyConnectionType: Send + Sync + fmt::Debug {
     fn exclusive_endpoint(&self, properties: &Properties) -> Option<String>;
     /// [`ConnectionType::ENDPOINT`].
     fn endpoint_properties(&self) -> &'static [&'static str];
+    /// [`ConnectionType::MESSAGE_ID_HEADER`].
+    fn message_id_header(&self) -> &'static str;
     /// [`ConnectionType::identity`].
     fn identity(&self, properties: &Properties) -> Option<String>;
     /// [`ConnectionType::divide`].
@@ -74,6 +76,9 @@ impl<T: ConnectionType> AnyConnectionType for Erased<T> {
     }
     fn endpoint_properties(&self) -> &'static [&'static str] {
         T::ENDPOINT
+    }
+    fn message_id_header(&self) -> &'static str {
+        T::MESSAGE_ID_HEADER
     }
     fn identity(&self, properties: &Properties) -> Option<String> {
         T::identity(properties)

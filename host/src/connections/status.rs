@@ -344,7 +344,7 @@ fn apply(status: &mut Status, event: &Event<'_>, scrub: &Scrubber, now: u64) {
     }
 }
 
-fn millis(time: Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -20,6 +20,7 @@ use crate::progress::Progress;
 use crate::rules::output::schema as output;
 use crate::rules::plan::{Role, schema as schema_of};
 use crate::rules::spill::schema as spill;
+use crate::rules::{duplicates, message_id, retry};
 use crate::runtime::{Connector, Runtime};
 
 /// The host types that a source or sink may be given by properties of its own.
@@ -205,6 +206,9 @@ fn connection_properties(kind: &dyn AnyConnectionType) -> Map<String, Value> {
 fn common() -> Map<String, Value> {
     let mut properties = output::properties();
     properties.extend(spill::properties());
+    properties.extend(retry::properties());
+    properties.extend(message_id::properties());
+    properties.extend(duplicates::properties());
     properties
 }
 

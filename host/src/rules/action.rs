@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::deliver::{self, Delivery, Graveyard, Progress, Stop, Writer};
 use super::queue::{Item, Queue, join};
+use super::retry::RetryPolicy;
 use super::settle::Ticket;
 use super::spill::Spill;
 use crate::config::RestartStrategy;
@@ -79,7 +80,7 @@ pub struct Action {
     queue: Queue,
     graves: Queue,
     spill: Arc<dyn Spill>,
-    resend_interval: Option<Duration>,
+    retry: RetryPolicy,
     restart: RestartStrategy,
     /// The source goes on without this action: see [`Action::let_go`].
     let_go: AtomicBool,
@@ -135,7 +136,7 @@ impl Action {
             queue: Queue::new(capacity),
             graves: Queue::new(capacity),
             spill,
-            resend_interval: None,
+            retry: RetryPolicy::default(),
             restart: RestartStrategy::default(),
             let_go: AtomicBool::new(false),
             lost: AtomicU64::new(0),
@@ -145,10 +146,10 @@ impl Action {
         }
     }
 
-    /// A failed write is tried again after this long; None: after a back-off.
+    /// When a failed write is tried again, and when its messages are given up.
     #[must_use]
-    pub fn with_resend_interval(mut self, interval: Option<Duration>) -> Self {
-        self.resend_interval = interval;
+    pub fn with_retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
         self
     }
 
@@ -345,8 +346,8 @@ impl Action {
             let result = {
                 let batch = hand.batch.clone();
                 let mut delivery = Delivery::new(sink, graveyard, &self.progress, &mut trapped)
-                    .with_resend_interval(self.resend_interval);
-                let write = delivery.run(batch);
+                    .with_retry(self.retry);
+                let write = delivery.run(batch, hand.taken_ms());
                 tokio::pin!(write);
                 loop {
                     tokio::select! {

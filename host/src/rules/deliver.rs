@@ -1,6 +1,6 @@
-//! Gets a batch to its end: written, or dead-lettered message by message. Retries, waits for the
-//! slots, bisects what a sink chokes on. Knows nothing of queues or of settlement: who calls it
-//! keeps the batch, and may put it on disk meanwhile.
+//! Gets a batch to its end: written, or dead-lettered message by message. Retries as its policy says
+//! (`retry`), waits for the slots, bisects what a sink chokes on. Knows nothing of queues or of
+//! settlement: who calls it keeps the batch, and may put it on disk meanwhile.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,8 +9,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
+use self::part::{Clock, Part, halve, millis};
+use super::retry::RetryPolicy;
 use crate::error::{ConnectionError, ErrorKind};
-use crate::message::{Batch, Rejection};
+use crate::message::{Batch, Message, Rejection};
+
+mod part;
 
 /// The sink, as delivery sees it.
 #[async_trait]
@@ -83,8 +87,6 @@ const TRAPS_PER_MESSAGE: u32 = 3;
 /// Messages dead-lettered for traps within a minute before the rule stops: a connector that is
 /// broken must not drain a broker into the dead letters.
 const TRAPPED_PER_MINUTE: usize = 10;
-const RETRY_FLOOR: Duration = Duration::from_millis(50);
-const RETRY_CAP: Duration = Duration::from_secs(10);
 
 /// Delivers the batches of one action, one after another.
 #[derive(Debug)]
@@ -93,16 +95,8 @@ pub struct Delivery<'a, W, G> {
     graveyard: &'a G,
     progress: &'a Progress,
     trapped: &'a mut VecDeque<Instant>,
-    resend_interval: Option<Duration>,
-}
-
-/// A part of a batch, with its history.
-struct Part {
-    batch: Batch,
-    traps: u32,
-    attempts: u32,
-    /// Tries since one that wrote something: a sink that takes a part each time is not slowed down.
-    in_vain: u32,
+    retry: RetryPolicy,
+    clock: Clock,
 }
 
 impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
@@ -119,67 +113,68 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
             graveyard,
             progress,
             trapped,
-            resend_interval: None,
+            retry: RetryPolicy::default(),
+            clock: Clock::new(0),
         }
     }
 
-    /// A failed write is tried again after this long, where the other side did not ask for more;
-    /// None: after a back-off.
+    /// When a failed write is tried again, and when its messages are given up.
     #[must_use]
-    pub fn with_resend_interval(mut self, interval: Option<Duration>) -> Self {
-        self.resend_interval = interval;
+    pub fn with_retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
         self
     }
 
     /// Returns when every message is written or dead-lettered. Order is kept also over retries:
-    /// nothing of a later batch is written before this one is done.
+    /// nothing of a later batch is written before this one is done. Messages that do not say when
+    /// they arrived were taken at `taken_ms` (ms since the Unix epoch).
     ///
     /// # Errors
     /// [`Stop`]: the configuration cannot work, the grant is missing, or the connector is broken.
     ///
     /// # Cancel safety
     /// A write may be under way: what of it arrived is not known.
-    pub async fn run(&mut self, batch: Batch) -> Result<(), Stop> {
+    pub async fn run(&mut self, batch: Batch, taken_ms: u64) -> Result<(), Stop> {
+        self.clock = Clock::new(taken_ms);
         let mut parts = VecDeque::from([Part {
             batch,
+            tries: Vec::new(),
             traps: 0,
             attempts: 0,
             in_vain: 0,
         }]);
-        while let Some(mut part) = parts.pop_front() {
+        while let Some(part) = parts.pop_front() {
             if part.batch.is_empty() {
                 continue;
             }
-            self.writer.slots_up().await;
+            let Some(mut part) = self.links_up(part).await else {
+                continue;
+            };
             part.attempts = part.attempts.saturating_add(1);
             part.in_vain = part.in_vain.saturating_add(1);
             let outcome = self.writer.write(part.batch.clone()).await;
             match outcome {
                 Ok(rejections) => {
                     let rejected = rejections.len();
-                    let rest = self.sort_rejections(&mut part, rejections).await?;
+                    let again = self.sort_rejections(&part, rejections).await?;
                     self.count_written(part.batch.len().saturating_sub(rejected));
-                    match rest {
-                        None => *self.progress.trouble.lock() = None,
-                        Some((batch, wait)) => {
-                            let attempts = part.attempts;
-                            if rejected < part.batch.len() {
-                                part.in_vain = 1;
-                            }
-                            pause(wait.or(self.resend_interval), part.in_vain).await;
-                            parts.push_front(Part {
-                                batch,
-                                traps: 0,
-                                attempts,
-                                in_vain: part.in_vain,
-                            });
-                        }
+                    if again.is_empty() {
+                        *self.progress.trouble.lock() = None;
+                        continue;
+                    }
+                    if rejected < part.batch.len() {
+                        part.in_vain = 1;
+                    }
+                    part.traps = 0;
+                    if let Some(left) = self.again(part, &again).await {
+                        parts.push_front(left);
                     }
                 }
                 Err(WriteError::Said(error)) => self.said(part, error, &mut parts).await?,
                 Err(WriteError::Unready(words)) => {
                     self.note(&words);
-                    pause(self.resend_interval, part.in_vain).await;
+                    let wait = self.retry.wait(None, part.in_vain, rand::random());
+                    tokio::time::sleep(wait).await;
                     parts.push_front(part);
                 }
                 Err(WriteError::Broke(words)) => self.broke(part, words, &mut parts).await?,
@@ -198,8 +193,11 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
         self.note(&error.to_string());
         match error.kind {
             ErrorKind::Transient | ErrorKind::Disconnected => {
-                pause(error.retry_after.or(self.resend_interval), part.in_vain).await;
-                parts.push_front(part);
+                let all = (0..part.batch.len()).map(|place| (place, error.clone()));
+                let all: Vec<_> = all.collect();
+                if let Some(left) = self.again(part, &all).await {
+                    parts.push_front(left);
+                }
                 Ok(())
             }
             ErrorKind::Permanent if part.batch.len() > 1 => {
@@ -259,17 +257,13 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
         Ok(())
     }
 
-    /// What is left to write after rejections: the transient ones, in order, and how long to wait.
+    /// What is left to write after rejections: the places of the transient ones, in order, and why.
     async fn sort_rejections(
         &mut self,
-        part: &mut Part,
+        part: &Part,
         rejections: Vec<Rejection>,
-    ) -> Result<Option<(Batch, Option<Duration>)>, Stop> {
-        if rejections.is_empty() {
-            return Ok(None);
-        }
+    ) -> Result<Vec<(usize, ConnectionError)>, Stop> {
         let mut again = Vec::new();
-        let mut wait = None;
         for Rejection { index, error } in rejections {
             let Some(message) = part.batch.get(index as usize) else {
                 // The guest's arithmetic is wrong; nothing can be said about a message that is not there.
@@ -282,8 +276,7 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
             self.note(&error.to_string());
             match error.kind {
                 ErrorKind::Transient | ErrorKind::Disconnected => {
-                    wait = wait.max(error.retry_after);
-                    again.push(index);
+                    again.push((index as usize, error));
                 }
                 ErrorKind::Permanent => {
                     let lone = Batch::from(vec![message.clone()]);
@@ -294,12 +287,132 @@ impl<'a, W: Writer, G: Graveyard> Delivery<'a, W, G> {
                 }
             }
         }
-        if again.is_empty() {
-            return Ok(None);
+        again.sort_by_key(|(place, _)| *place);
+        again.dedup_by_key(|(place, _)| *place);
+        Ok(again)
+    }
+
+    /// Waits until the next try of these messages of a part, and gives what is left of it. Those that
+    /// have been tried often or long enough become dead letters first; the wait is kept all the same,
+    /// for it is the other side that needs it.
+    async fn again(&mut self, part: Part, failed: &[(usize, ConnectionError)]) -> Option<Part> {
+        let asked = failed.iter().filter_map(|(_, error)| error.retry_after);
+        let wait = self.retry.wait(asked.max(), part.in_vain, rand::random());
+        let next = self.clock.now_ms().saturating_add(millis(wait));
+        let (mut left, mut tries) = (Vec::new(), Vec::new());
+        let mut gone: Vec<(Vec<Message>, ConnectionError, u32)> = Vec::new();
+        for (place, error) in failed {
+            let Some(message) = part.batch.get(*place) else {
+                continue;
+            };
+            let before = part.tries.get(*place).copied().unwrap_or_default();
+            let tried = before.saturating_add(u32::from(error.was_tried()));
+            match self.given_up(message, tried, error, next) {
+                None => {
+                    left.push(u32::try_from(*place).unwrap_or(u32::MAX));
+                    tries.push(tried);
+                }
+                Some(reason) => match gone.last_mut() {
+                    Some((messages, same, _)) if same.message == reason.message => {
+                        messages.push(message.clone());
+                    }
+                    _ => gone.push((vec![message.clone()], reason, tried)),
+                },
+            }
         }
-        again.sort_unstable();
-        again.dedup();
-        Ok(part.batch.select(&again).ok().map(|batch| (batch, wait)))
+        for (messages, reason, tried) in gone {
+            let attempts = tried.max(1);
+            bury(
+                self.graveyard,
+                self.progress,
+                &messages.into(),
+                &reason,
+                attempts,
+            )
+            .await;
+        }
+        tokio::time::sleep(wait).await;
+        let batch = part
+            .batch
+            .select(&left)
+            .ok()
+            .filter(|left| !left.is_empty())?;
+        Some(Part {
+            batch,
+            tries,
+            ..part
+        })
+    }
+
+    /// Why a message is not tried again, if the next try would be at `next` (ms since the Unix epoch).
+    fn given_up(
+        &self,
+        message: &Message,
+        tried: u32,
+        error: &ConnectionError,
+        next: u64,
+    ) -> Option<ConnectionError> {
+        let because = |words: String| {
+            let words = format!("given up {words}: {error}");
+            Some(ConnectionError::new(error.kind, error.code.clone(), words))
+        };
+        if error.was_tried() && self.retry.is_used_up(tried) {
+            return because(format!("after {tried} tries"));
+        }
+        let counts = error.was_tried() || self.retry.expire_while_down;
+        let until = self.retry.until_ms(self.clock.taken_ms(message))?;
+        if counts && until < next {
+            let deadline = self.retry.deadline.unwrap_or_default();
+            return because(format!("{deadline:?} after it was taken"));
+        }
+        None
+    }
+
+    /// Waits until the connections are up, and gives what is left of the part. Where the policy says
+    /// so, messages whose deadline comes first become dead letters.
+    async fn links_up(&mut self, mut part: Part) -> Option<Part> {
+        if !self.retry.expire_while_down || self.retry.deadline.is_none() {
+            self.writer.slots_up().await;
+            return Some(part);
+        }
+        let down = ConnectionError::disconnected("deadline", "its connection was down");
+        loop {
+            let (retry, clock) = (&self.retry, &self.clock);
+            let until = |message: &Message| retry.until_ms(clock.taken_ms(message));
+            let first = part.batch.iter().filter_map(until).min()?;
+            let left =
+                Duration::from_millis(first.saturating_add(1).saturating_sub(clock.now_ms()));
+            tokio::select! {
+                biased;
+                () = self.writer.slots_up() => return Some(part),
+                () = tokio::time::sleep(left) => {}
+            }
+            let now = self.clock.now_ms();
+            let mut keep = Vec::new();
+            let mut gone = Vec::new();
+            let mut reason = None;
+            for (message, place) in part.batch.iter().zip(0_u32..) {
+                match self.given_up(message, 0, &down, now) {
+                    None => keep.push(place),
+                    given_up => {
+                        reason = given_up;
+                        gone.push(message.clone());
+                    }
+                }
+            }
+            if let Some(reason) = reason {
+                let attempts = part.attempts;
+                bury(
+                    self.graveyard,
+                    self.progress,
+                    &gone.into(),
+                    &reason,
+                    attempts,
+                )
+                .await;
+            }
+            part = part.pick(&keep)?;
+        }
     }
 
     fn count_written(&self, messages: usize) {
@@ -326,7 +439,8 @@ pub async fn bury<G: Graveyard>(
     while let Err(full) = graveyard.bury(batch, reason, attempts).await {
         note(progress, &full);
         tries += 1;
-        tokio::time::sleep(retry_delay(tries, rand::random())).await;
+        let wait = RetryPolicy::default().wait(None, tries, rand::random());
+        tokio::time::sleep(wait).await;
     }
     progress
         .buried
@@ -349,45 +463,6 @@ fn note(progress: &Progress, words: &str) {
     if before.as_deref() != Some(words) && !in_turns {
         tracing::warn!(action = %progress.owner, "{words}");
     }
-}
-
-/// Waits before the next try: as long as the other side asked, else doubling with full jitter.
-async fn pause(asked: Option<Duration>, attempts: u32) {
-    let wait = asked.unwrap_or_else(|| retry_delay(attempts, rand::random()));
-    tokio::time::sleep(wait).await;
-}
-
-/// Full jitter from a floor, doubling from 100 ms to a cap of 10 s.
-fn retry_delay(attempts: u32, random: f64) -> Duration {
-    let ceiling = Duration::from_millis(100)
-        .saturating_mul(
-            1_u32
-                .checked_shl(attempts.saturating_sub(1))
-                .unwrap_or(u32::MAX),
-        )
-        .min(RETRY_CAP);
-    RETRY_FLOOR
-        + ceiling
-            .saturating_sub(RETRY_FLOOR)
-            .mul_f64(random.clamp(0.0, 1.0))
-}
-
-fn halve(part: Part, parts: &mut VecDeque<Part>) {
-    let middle = part.batch.len() / 2;
-    let second = part.batch.slice(middle, part.batch.len());
-    let first = part.batch.slice(0, middle);
-    parts.push_front(Part {
-        batch: second,
-        traps: 0,
-        attempts: part.attempts,
-        in_vain: 0,
-    });
-    parts.push_front(Part {
-        batch: first,
-        traps: 0,
-        attempts: part.attempts,
-        in_vain: 0,
-    });
 }
 
 #[cfg(test)]

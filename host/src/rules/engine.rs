@@ -15,8 +15,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::action::Action;
+use super::duplicates::Window;
 use super::fan::{Output, RuleInput};
+use super::forward::Forwarder;
 use super::letters::{Checkpoints, Letters};
+use super::message_id::MessageIds;
 use super::plan::{GuestPlan, Reach, RulePlan, StreamPlan};
 use super::sink::{GuestSink, Slots};
 use super::source::Source;
@@ -231,7 +234,7 @@ impl Engine {
                 .unwrap_or(plan.def.options.buffer_length);
             let queue = Action::new(action.name.clone(), capacity, spill)
                 .with_owner(format!("{id}/{}", action.name))
-                .with_resend_interval(action.spill.resend_interval)
+                .with_retry(action.retry)
                 .with_restart(plan.def.options.restart_strategy);
             let queue = Arc::new(queue);
             let guest = SinkGuest::new(
@@ -239,7 +242,11 @@ impl Engine {
                 Arc::clone(&action.guest.connector),
                 self.guest_config(&id, &action.name, &action.guest, grants),
             );
-            outputs.push(Output::new(Arc::clone(&queue), Arc::clone(&action.output)));
+            let ids = action.ids.clone();
+            let output = Output::new(Arc::clone(&queue), Arc::clone(&action.output))
+                .with_ids(ids.map(|(header, name)| MessageIds::new(header, name)))
+                .with_window(action.deduplicate.as_ref().map(Window::new));
+            outputs.push(output);
             sinks.push((queue, guest, Slots::new(leases)));
         }
         let input = Arc::new(RuleInput {
@@ -249,6 +256,7 @@ impl Engine {
             stats: super::fan::QueryStats::default(),
             newest: super::fan::Newest::new(self.parts.rows),
         });
+        let forwarder = self.forwarder(&id, plan)?;
         let source = self.source(
             &id,
             &plan.stream,
@@ -262,6 +270,7 @@ impl Engine {
             slots: sinks.iter().map(|(_, _, slots)| slots.clone()).collect(),
             guests: sinks.iter().map(|(_, guest, _)| guest.stats()).collect(),
             source: Arc::clone(&source),
+            forwarder: forwarder.clone(),
             started_ms: super::now_ms(),
             state: watch::channel(RuleState::Starting).0,
             stop,
@@ -317,10 +326,40 @@ impl Engine {
                 &handle,
             );
         }
+        if let Some(forwarder) = forwarder {
+            let (input, over) = (Arc::clone(&input), rule.lingering.clone());
+            rule.tasks.spawn_on(
+                async move {
+                    let outputs = input.outputs.iter();
+                    let progress: Vec<_> = outputs.map(|output| &output.action.progress).collect();
+                    tokio::select! {
+                        () = forwarder.run(&progress) => {}
+                        () = over.cancelled() => {}
+                    }
+                },
+                &handle,
+            );
+        }
         self.rules.lock().insert(id, Arc::clone(&rule));
         source.source.join(input);
         rule.enter(rule.state_by_source(), &self.changes);
         Ok(())
+    }
+
+    /// Whoever forwards the rule's dead letters, where somebody shall.
+    fn forwarder(&self, rule: &str, plan: &RulePlan) -> Result<Option<Arc<Forwarder>>, StartError> {
+        let Some(to) = plan.forward.clone() else {
+            return Ok(None);
+        };
+        let lease = self.parts.pool.lease(TENANT, &to.connection, rule);
+        let lease = lease.map_err(|source| StartError::Connection {
+            rule: rule.to_owned(),
+            slot: "deadLetters".to_owned(),
+            source: Box::new(source),
+        })?;
+        let store = self.parts.store.clone();
+        let forwarder = Forwarder::new(store, rule.to_owned(), to, lease);
+        Ok(Some(Arc::new(forwarder)))
     }
 
     /// Connections for the slots of a guest.

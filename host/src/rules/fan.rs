@@ -11,6 +11,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::action::{Action, Admission};
+use super::duplicates::Window;
+use super::message_id::MessageIds;
 use super::output::{Batched, Batcher, OutputPlan};
 use super::query::{Passing, Query, RowBatch, Selection};
 use super::settle::Ticket;
@@ -102,6 +104,8 @@ pub struct Output {
     /// The action.
     pub action: Arc<Action>,
     plan: Arc<OutputPlan>,
+    ids: Option<MessageIds>,
+    window: Option<Window>,
     batcher: Option<Mutex<Waiting>>,
     /// The batcher has rows that wait for a time.
     waits: Notify,
@@ -171,9 +175,32 @@ impl Output {
         Self {
             action,
             plan,
+            ids: None,
+            window: None,
             batcher,
             waits: Notify::new(),
         }
+    }
+
+    /// Each message gets an id.
+    #[must_use]
+    pub fn with_ids(mut self, ids: Option<MessageIds>) -> Self {
+        self.ids = ids;
+        self
+    }
+
+    /// Duplicates are left out; the plan says what makes two messages the same
+    /// ([`OutputPlan::with_key`]).
+    #[must_use]
+    pub fn with_window(mut self, window: Option<Window>) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// Messages left out as duplicates.
+    #[must_use]
+    pub fn duplicates(&self) -> u64 {
+        self.window.as_ref().map_or(0, Window::dropped)
     }
 
     fn accept(
@@ -205,7 +232,7 @@ impl Output {
                 self.fail(message.clone(), &failure.reason, ticket.clone(), Some(rows));
             }
         }
-        let batch = if output.rendered.is_empty() {
+        let mut batch = if output.rendered.is_empty() {
             output.batch
         } else {
             let pairs = output.batch.iter().zip(output.rendered);
@@ -214,10 +241,21 @@ impl Output {
                 .collect::<Vec<_>>()
                 .into()
         };
+        if let Some(ids) = &self.ids {
+            batch = ids.stamp(&batch, output.sources.as_deref());
+        }
+        let mut tickets = vec![ticket.clone()];
+        if let Some(window) = &self.window {
+            let admitted = window.admit(&output.keys, ticket);
+            tickets.extend(admitted.hold);
+            if let Some(places) = admitted.places {
+                batch = batch.select(&places).unwrap_or_default();
+            }
+        }
         if let Some(newest) = newest {
             newest.see(&batch);
         }
-        self.action.accept(batch, vec![ticket.clone()], admission);
+        self.action.accept(batch, tickets, admission);
     }
 
     /// A dead letter comes again, from where it died: before the query for the whole rule, before the
@@ -248,8 +286,11 @@ impl Output {
             if let Some(newest) = newest {
                 newest.see(std::slice::from_ref(&message));
             }
-            self.action
-                .accept(Batch::from(vec![message]), tickets, admission);
+            let mut batch = Batch::from(vec![message]);
+            if let Some(ids) = &self.ids {
+                batch = ids.stamp(&batch, None);
+            }
+            self.action.accept(batch, tickets, admission);
         }
     }
 

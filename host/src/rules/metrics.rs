@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::action::Action;
 use super::engine::{Rule, RuleState};
+use super::fan::Output;
 use super::sink::Slots;
 use crate::connections::status::Status;
 use crate::runtime::GuestStats;
@@ -55,6 +55,8 @@ impl Rule {
             warnings.extend(slots.warnings());
         }
         warnings.extend(self.source.slots.warnings());
+        let forwarder = self.forwarder.as_ref();
+        warnings.extend(forwarder.and_then(|forwarder| forwarder.trouble()));
         let message = if state.message().is_empty() && state == RuleState::Running {
             trouble.join("; ")
         } else {
@@ -86,7 +88,7 @@ impl Rule {
     fn operators(&self) -> Vec<OperatorRow> {
         let mut all = vec![self.source_row(), self.query_row()];
         let parts = self.input.outputs.iter().zip(&self.slots).zip(&self.guests);
-        all.extend(parts.map(|((output, slots), guest)| sink_row(&output.action, slots, guest)));
+        all.extend(parts.map(|((output, slots), guest)| sink_row(output, slots, guest)));
         all
     }
 
@@ -138,10 +140,12 @@ impl Rule {
     }
 }
 
-fn sink_row(action: &Action, slots: &Slots, guest: &GuestStats) -> OperatorRow {
+fn sink_row(output: &Output, slots: &Slots, guest: &GuestStats) -> OperatorRow {
+    let action = &output.action;
     let progress = &action.progress;
     let (words, at) = progress.last_failure.lock().clone().unwrap_or_default();
     let written = progress.written.load(Relaxed);
+    let disk = action.disk().stats();
     OperatorRow {
         kind: "sink",
         name: action.name.clone(),
@@ -155,10 +159,14 @@ fn sink_row(action: &Action, slots: &Slots, guest: &GuestStats) -> OperatorRow {
         link: Some(link(slots)),
         queue: Some(QueueRow {
             oldest_ms: action.oldest().map(age_ms),
-            disk_messages: action.disk().len(),
-            disk_bytes: action.disk().bytes(),
+            disk_messages: disk.messages,
+            disk_bytes: disk.bytes,
             spilled: action.spilled.load(Relaxed),
-            dropped: action.dropped(),
+            dropped: action.dropped().saturating_add(disk.dropped),
+            expired: disk.expired,
+            lost: disk.damage.lost,
+            set_aside: disk.damage.set_aside,
+            duplicates: output.duplicates(),
             dead_letters: progress.buried.load(Relaxed),
             blocked: action.blocked(),
         }),

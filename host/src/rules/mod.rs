@@ -2,8 +2,8 @@
 //!
 //! `source` reads batches from a sandboxed source and hands each to every rule of its stream;
 //! `query` selects; `output` shapes what an action sends; `action` queues and writes through a
-//! sandboxed sink; `deliver` retries, bisects and dead-letters; `spill` is the disk queue that a slow
-//! action goes to; `settle` acknowledges upstream when all of that is final. Five points stand fixed
+//! sandboxed sink; `deliver` retries (`retry` says how long), bisects and dead-letters; `spill` is the disk queue that a slow
+//! action goes to; `forward` hands dead letters on; `settle` acknowledges upstream when all of that is final. Five points stand fixed
 //! where a batch can be looked at: read, after the query, before the queue, before write, settled.
 //!
 //! May use `runtime` (guests), `connections` (leases, status) and `store`; knows nothing of REST or
@@ -11,15 +11,19 @@
 
 pub mod action;
 pub mod deliver;
+pub mod duplicates;
 pub mod engine;
 pub mod fan;
+pub mod forward;
 pub mod letters;
+pub mod message_id;
 pub mod metrics;
 pub mod output;
 pub mod plan;
 pub mod query;
 pub mod queue;
 pub mod resend;
+pub mod retry;
 pub mod settle;
 pub mod sink;
 pub mod source;

@@ -1,10 +1,12 @@
 //! Dead letters that were marked for sending again go back to their action; when they are delivered
-//! they are removed. The mark may come from another process on the same data folder.
+//! they are removed. The mark may come from another process on the same data folder. Those that are
+//! older than their bound are removed, which is counted and logged.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::{Engine, TENANT};
@@ -14,6 +16,8 @@ use crate::error::chain;
 use crate::message::Batch;
 use crate::store::Store;
 
+/// How often letters that are too old are looked for.
+const EXPIRE: Duration = Duration::from_secs(10);
 /// How often the store is looked at.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Letters taken up at once per action.
@@ -57,12 +61,30 @@ impl Resender {
 
     /// Runs until told to stop.
     pub async fn run(&self, over: CancellationToken) {
+        let mut expired: Option<Instant> = None;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(PAUSE) => {}
                 () = over.cancelled() => return,
             }
             self.look().await;
+            if expired.is_none_or(|at| at.elapsed() >= EXPIRE) {
+                self.expire().await;
+                expired = Some(Instant::now());
+            }
+        }
+    }
+
+    async fn expire(&self) {
+        match self.store.expire_letters(super::now_ms()).await {
+            Ok(0) => {}
+            Ok(letters) => tracing::warn!(
+                letters,
+                "dead letters are older than deadLetterAge and removed"
+            ),
+            Err(error) => {
+                tracing::debug!(error = %chain(&error), "old dead letters cannot be removed");
+            }
         }
     }
 

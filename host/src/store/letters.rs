@@ -163,10 +163,16 @@ pub struct LetterFilter {
     pub rule: Option<String>,
     /// The action's name.
     pub action: Option<String>,
+    /// The stream.
+    pub stream: Option<String>,
     /// The kind of error.
     pub kind: Option<String>,
+    /// The error's code.
+    pub code: Option<String>,
     /// Given up at this time or later, in milliseconds since the Unix epoch.
     pub since_ms: Option<u64>,
+    /// Given up before this time.
+    pub until_ms: Option<u64>,
     /// Only those with a higher number: for the next page.
     pub after: Option<i64>,
 }
@@ -245,7 +251,8 @@ impl Store {
             "SELECT tenant, id, rule, action, stream, subject, headers, qos, retained, message_id, arrived_ms, kind, \
              code, reason, attempts, at_ms, state, length(payload) AS payload_bytes, substr(payload, 1, 256) AS payload \
              FROM dead_letters WHERE tenant = $1 AND ($2 IS NULL OR rule = $2) AND ($3 IS NULL OR action = $3) \
-             AND ($4 IS NULL OR kind = $4) AND at_ms >= $5 AND id > $6 ORDER BY id LIMIT $7",
+             AND ($4 IS NULL OR kind = $4) AND at_ms >= $5 AND id > $6 AND ($7 IS NULL OR stream = $7) \
+             AND ($8 IS NULL OR code = $8) AND at_ms < $9 ORDER BY id LIMIT $10",
         )
         .bind(&filter.tenant)
         .bind(&filter.rule)
@@ -253,6 +260,9 @@ impl Store {
         .bind(&filter.kind)
         .bind(filter.since_ms.map_or(0, signed))
         .bind(filter.after.unwrap_or(0))
+        .bind(&filter.stream)
+        .bind(&filter.code)
+        .bind(filter.until_ms.map_or(i64::MAX, signed))
         .bind(i64::from(limit))
         .fetch_all(&self.pool().await?)
         .await;
@@ -267,7 +277,8 @@ impl Store {
     pub async fn count_letters(&self, filter: &LetterFilter) -> Result<u64, StoreError> {
         let count: Result<i64, _> = sqlx::query_scalar(
             "SELECT count(*) FROM dead_letters WHERE tenant = $1 AND ($2 IS NULL OR rule = $2) \
-             AND ($3 IS NULL OR action = $3) AND ($4 IS NULL OR kind = $4) AND at_ms >= $5 AND id > $6",
+             AND ($3 IS NULL OR action = $3) AND ($4 IS NULL OR kind = $4) AND at_ms >= $5 AND id > $6 \
+             AND ($7 IS NULL OR stream = $7) AND ($8 IS NULL OR code = $8) AND at_ms < $9",
         )
         .bind(&filter.tenant)
         .bind(&filter.rule)
@@ -275,6 +286,9 @@ impl Store {
         .bind(&filter.kind)
         .bind(filter.since_ms.map_or(0, signed))
         .bind(filter.after.unwrap_or(0))
+        .bind(&filter.stream)
+        .bind(&filter.code)
+        .bind(filter.until_ms.map_or(i64::MAX, signed))
         .fetch_one(&self.pool().await?)
         .await;
         count.map(unsigned).map_err(|error| self.failed(error))

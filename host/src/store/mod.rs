@@ -21,6 +21,8 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use sqlx::SqlitePool;
 
@@ -30,6 +32,7 @@ mod database;
 mod definitions;
 mod error;
 mod folder;
+mod gone;
 mod letters;
 mod memory;
 mod progress;
@@ -42,6 +45,7 @@ mod tests;
 
 pub use definitions::{Definition, Put};
 pub use error::{Damage, StoreError};
+pub use gone::Gone;
 pub use letters::{DeadLetter, KeptLetter, LetterFilter, LetterState};
 pub use progress::Commit;
 pub use resend::Waiting;
@@ -56,6 +60,8 @@ pub struct StoreOptions {
     pub dead_letters: u64,
     /// Their bytes: payload, subject, headers and 96 bytes each.
     pub dead_letter_bytes: u64,
+    /// How long one is kept; None: until somebody removes it.
+    pub dead_letter_age: Option<Duration>,
 }
 
 impl Default for StoreOptions {
@@ -64,6 +70,7 @@ impl Default for StoreOptions {
         Self {
             dead_letters: 100_000,
             dead_letter_bytes: 256 * 1024 * 1024,
+            dead_letter_age: None,
         }
     }
 }
@@ -80,6 +87,8 @@ struct Inner {
     writer: Writer,
     options: StoreOptions,
     host_id: String,
+    expired: AtomicU64,
+    forwarded: AtomicU64,
     /// Locked as long as the store lives.
     _lock: Option<File>,
 }
@@ -155,6 +164,8 @@ impl Store {
             writer: Writer::default(),
             options,
             host_id,
+            expired: AtomicU64::new(0),
+            forwarded: AtomicU64::new(0),
             _lock: lock,
         };
         Self {

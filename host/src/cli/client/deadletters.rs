@@ -53,14 +53,19 @@ impl Place {
             }
             Self::Server(rest) => rest,
         };
-        let (limit, after) = (
-            limit.to_string(),
-            wanted.after.map(|after| after.to_string()),
-        );
+        let limit = limit.to_string();
+        let after = wanted.after.map(|after| after.to_string());
+        let since = wanted.since_ms.map(|since| since.to_string());
+        let until = wanted.until_ms.map(|until| until.to_string());
         let mut query = vec![("limit", limit.as_str())];
         for (name, value) in [
             ("rule", &wanted.rule),
             ("action", &wanted.action),
+            ("stream", &wanted.stream),
+            ("kind", &wanted.kind),
+            ("code", &wanted.code),
+            ("since", &since),
+            ("until", &until),
             ("after", &after),
         ] {
             if let Some(value) = value {

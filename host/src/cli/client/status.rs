@@ -231,8 +231,7 @@ async fn look(rest: &Rest) -> Result<Snapshot, ClientError> {
         at_ms: u64::try_from(since.as_millis()).unwrap_or_default(),
         connections: items(connections).iter().map(connection_row).collect(),
         rules: rows,
-        rows: Vec::new(),
-        push: None,
+        ..Snapshot::default()
     })
 }
 
@@ -275,6 +274,16 @@ fn connection_row(one: &Value) -> ConnectionRow {
         untaken: number(traffic, "untaken"),
         dropped: number(traffic, "dropped"),
         refused: number(traffic, "refused"),
+        circuit: one
+            .pointer("/circuit/state")
+            .map(|state| match state.as_str() {
+                Some("open") => 2,
+                Some("half-open") => 1,
+                _ => 0,
+            }),
+        circuit_opened: one
+            .get("circuit")
+            .map_or(0, |circuit| number(circuit, "opened")),
         users: texts(one, "users"),
         warnings: texts(one, "warnings"),
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::breaker::Circuit;
 use super::registry::Registry;
 use super::{
     ConfigError, Connection, ConnectionType, Context, Inbox, Messaging, Properties, Property,
@@ -106,6 +107,10 @@ impl Connection for Connected {
         let mut warnings = self.config.warnings.clone();
         warnings.extend(self.inner.warnings());
         warnings
+    }
+
+    fn circuit(&self) -> Option<Circuit> {
+        self.inner.circuit()
     }
 
     async fn warned(&self) {

@@ -22,12 +22,12 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::address::Base;
-use super::breaker::{Breaker, Pass, Verdict};
 use super::config::Config;
 use super::exchange::{Prepared, exchange, within};
 use super::failure;
 use super::oauth::{self, Token};
 use super::pace::Pace;
+use crate::connections::breaker::{Breaker, Circuit, Pass, Verdict};
 use crate::connections::transport::{self, Dial, Endpoint};
 use crate::connections::{Connection, Context, Http, HttpHead, HttpRequest, HttpResponse};
 use crate::error::{ConnectionError, ErrorKind};
@@ -129,7 +129,7 @@ impl Link {
             down_since: Mutex::new(Instant::now()),
             broken: Mutex::default(),
             told: Notify::new(),
-            breaker: Breaker::default(),
+            breaker: Breaker::new("http"),
             published: AtomicU64::new(0),
             ready: Mutex::default(),
             renewing: tokio::sync::Mutex::default(),
@@ -509,6 +509,10 @@ impl Connection for Link {
             .cloned()
             .chain(circuit)
             .collect()
+    }
+
+    fn circuit(&self) -> Option<Circuit> {
+        Some(self.breaker.circuit())
     }
 
     async fn warned(&self) {

@@ -1,13 +1,12 @@
 //! Requests to an HTTP server: the connection type `http`, over `reqwest`. `config.rs` reads the
 //! properties, `address.rs` says what is below the base URL, `link.rs` keeps the link and its life,
-//! `exchange.rs` sends one request, `oauth.rs` gets tokens, `breaker.rs` and `pace.rs` hold requests
-//! back. Knows no wasm and no rules; imports nothing of the other types.
+//! `exchange.rs` sends one request, `oauth.rs` gets tokens, `pace.rs` and the circuit breaker (of all
+//! types, `breaker.rs` above) hold requests back. Knows no wasm and no rules; imports nothing of the other types.
 //!
 //! The URL is the operator's, so that addresses of this machine and its networks are not refused; what
 //! a connector or a message says stays below it. No proxy of the environment is used.
 
 mod address;
-mod breaker;
 mod config;
 mod exchange;
 mod failure;
@@ -33,6 +32,7 @@ impl ConnectionType for HttpServer {
     const NAME: &'static str = "http";
     const ALIASES: &'static [&'static str] = &["rest", "httppull"];
     const PROPERTIES: &'static [Property] = config::PROPERTIES;
+    const MESSAGE_ID_HEADER: &'static str = "Idempotency-Key";
 
     fn build(
         properties: &Properties,

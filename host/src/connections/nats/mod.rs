@@ -50,6 +50,7 @@ pub struct Nats;
 impl ConnectionType for Nats {
     const NAME: &'static str = "nats";
     const PROPERTIES: &'static [Property] = config::PROPERTIES;
+    const MESSAGE_ID_HEADER: &'static str = "Nats-Msg-Id";
 
     fn build(
         properties: &Properties,

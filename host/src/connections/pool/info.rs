@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde::Serialize;
 
 use super::entry::Entry;
+use crate::connections::breaker::Circuit;
 use crate::connections::status::State;
 use crate::connections::{Connection, Interface, Properties, secrets};
 
@@ -60,6 +61,9 @@ pub struct Info {
     /// The server, without credentials.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
+    /// Its circuit breaker, where its type has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub circuit: Option<Circuit>,
     /// What the operator should read though it works.
     pub warnings: Vec<String>,
     /// The interfaces it offers.
@@ -128,6 +132,7 @@ impl Info {
             last_connected: status.last_connected_ms,
             last_disconnected: status.last_disconnected_ms,
             peer: status.peer,
+            circuit: connection.circuit(),
             // Fresher than those of the last transition.
             warnings: connection
                 .warnings()

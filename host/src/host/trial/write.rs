@@ -161,7 +161,7 @@ impl Writing {
                 Delivery::new(&mut self.sink, &self.told, &self.progress, &mut trapped);
             let ended = tokio::select! {
                 biased;
-                ended = delivery.run(batch) => ended,
+                ended = delivery.run(batch, crate::rules::now_ms()) => ended,
                 () = hopeless(&self.stop, &self.slots) => break,
             };
             if let Err(stop) = ended {

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{Action, Links};
 use crate::message::{Batch, Message};
+use crate::rules::now_ms;
 use crate::rules::queue::{Item, join};
 use crate::rules::settle::Ticket;
 use crate::rules::spill::{Position, SpillError};
@@ -40,6 +41,12 @@ pub(super) enum Kept {
 }
 
 impl Hand {
+    /// When its messages were taken that do not say so themselves (ms since the Unix epoch).
+    pub(super) fn taken_ms(&self) -> u64 {
+        let waited = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        now_ms().saturating_sub(waited)
+    }
+
     fn lossless(&self) -> bool {
         matches!(&self.kept, Kept::Memory(tickets) if tickets.iter().any(Ticket::lossless))
     }

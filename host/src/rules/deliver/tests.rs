@@ -10,6 +10,8 @@ struct Scripted<F> {
     answer: F,
     calls: u32,
     written: Vec<String>,
+    /// Its links are up from then on.
+    up: Instant,
 }
 
 impl<F> fmt::Debug for Scripted<F> {
@@ -38,7 +40,9 @@ impl<F: FnMut(u32, &[String]) -> Answer + Send> Writer for Scripted<F> {
         }
         answer
     }
-    async fn slots_up(&mut self) {}
+    async fn slots_up(&mut self) {
+        tokio::time::sleep_until(self.up).await;
+    }
 }
 
 #[derive(Debug, Default)]
@@ -81,15 +85,28 @@ async fn run(
     texts: &[&str],
     graves: &Box_,
 ) -> (Result<(), Stop>, Vec<String>, Progress) {
+    let now = Instant::now();
+    run_with(answer, batch(texts), graves, RetryPolicy::default(), now).await
+}
+
+async fn run_with(
+    answer: impl FnMut(u32, &[String]) -> Answer + Send,
+    batch: Batch,
+    graves: &Box_,
+    retry: RetryPolicy,
+    up: Instant,
+) -> (Result<(), Stop>, Vec<String>, Progress) {
     let mut sink = Scripted {
         answer,
         calls: 0,
         written: Vec::new(),
+        up,
     };
     let progress = Progress::default();
     let mut trapped = VecDeque::new();
     let result = Delivery::new(&mut sink, graves, &progress, &mut trapped)
-        .run(batch(texts))
+        .with_retry(retry)
+        .run(batch, crate::rules::now_ms())
         .await;
     (result, sink.written, progress)
 }
@@ -261,15 +278,127 @@ async fn a_configuration_that_cannot_work_stops_the_rule_with_its_sentence() {
     );
 }
 
-#[test]
-fn a_delay_is_never_zero_and_never_above_the_cap() {
-    for attempts in 0..80 {
-        for random in [0.0, 0.5, 1.0] {
-            let delay = retry_delay(attempts, random);
-            assert!(
-                (RETRY_FLOOR..=RETRY_CAP).contains(&delay),
-                "{attempts} {random}: {delay:?}"
-            );
+fn texts(written: &[&str]) -> Vec<String> {
+    written.iter().map(|text| (*text).to_owned()).collect()
+}
+
+/// Messages that were taken so long ago.
+fn aged(texts: &[(&str, u64)]) -> Batch {
+    let message = |(text, seconds): &(&str, u64)| {
+        let mut message = Message::new((*text).to_owned());
+        message.arrival.at_ms = crate::rules::now_ms() - seconds * 1000;
+        message
+    };
+    texts.iter().map(message).collect::<Vec<_>>().into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_tries_that_reached_the_other_side_count_each_for_its_own_messages() {
+    let graves = Box_::default();
+    let five = RetryPolicy {
+        attempts: Some(5),
+        ..RetryPolicy::default()
+    };
+    // "a" is refused for ever; behind it the circuit is open more often than not.
+    let answer = |call: u32, texts: &[String]| {
+        if call % 4 == 1 {
+            return said(ConnectionError::disconnected("gone", "the link is down"));
         }
-    }
+        let rejection = |(text, index): (&String, u32)| {
+            let error = match text.as_str() {
+                "a" => ConnectionError::transient("http:503", "HTTP 503"),
+                _ if call < 40 => ConnectionError::transient("http:circuit-open", "not sent"),
+                _ => return None,
+            };
+            Some(Rejection { index, error })
+        };
+        Ok(texts.iter().zip(0..).filter_map(rejection).collect())
+    };
+    let now = Instant::now();
+    let (result, written, progress) =
+        run_with(answer, batch(&["a", "b", "c"]), &graves, five, now).await;
+    assert_eq!((result, written), (Ok(()), texts(&["b", "c"])));
+    let letters = graves.letters.lock().clone();
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_eq!(letters[0].0, "a");
+    assert!(
+        letters[0].1.contains("given up after 5 tries: "),
+        "{letters:?}"
+    );
+    let buried = &progress.buried;
+    assert_eq!(buried.load(std::sync::atomic::Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_try_of_a_message_is_followed_by_the_wait_that_the_other_side_asked_for() {
+    let graves = Box_::default();
+    let once = RetryPolicy {
+        attempts: Some(1),
+        ..RetryPolicy::default()
+    };
+    let begin = Instant::now();
+    let answer = |_: u32, _: &[String]| {
+        said(ConnectionError::transient("http:429", "slow").retry_after(Duration::from_secs(9)))
+    };
+    let (_, written, _) = run_with(answer, batch(&["a", "b"]), &graves, once, begin).await;
+    assert!(written.is_empty());
+    assert_eq!(graves.letters.lock().len(), 2);
+    assert_eq!(begin.elapsed().as_secs(), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_counts_from_when_a_message_was_taken_and_only_after_a_try_that_failed() {
+    let graves = Box_::default();
+    let hour = RetryPolicy {
+        deadline: Some(Duration::from_secs(3600)),
+        ..RetryPolicy::default()
+    };
+    let begin = Instant::now();
+    // After an outage of days: the first try of all works.
+    let old = aged(&[("a", 900_000), ("b", 60)]);
+    let up = begin + Duration::from_secs(86_400);
+    let answer = |_: u32, _: &[String]| Ok(vec![]);
+    let (_, written, _) = run_with(answer, old.clone(), &graves, hour, up).await;
+    assert_eq!(written, texts(&["a", "b"]));
+    assert!(graves.letters.lock().is_empty());
+    // A server that fails for half an hour: one is too old by then, the other is not.
+    let begin = Instant::now();
+    let answer = move |_: u32, _: &[String]| {
+        if begin.elapsed() < Duration::from_secs(1800) {
+            return said(ConnectionError::transient("http:503", "HTTP 503"));
+        }
+        Ok(vec![])
+    };
+    let batch = aged(&[("a", 3000), ("b", 60)]);
+    let (_, written, _) = run_with(answer, batch, &graves, hour, begin).await;
+    assert_eq!(written, texts(&["b"]));
+    let letters = graves.letters.lock().clone();
+    assert_eq!(letters.len(), 1);
+    assert!(
+        letters[0].1.contains("given up 3600s after it was taken"),
+        "{letters:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_expire_while_down_an_outage_makes_dead_letters_of_what_is_too_old_and_of_nothing_else()
+ {
+    let graves = Box_::default();
+    let policy = RetryPolicy {
+        deadline: Some(Duration::from_secs(3600)),
+        expire_while_down: true,
+        ..RetryPolicy::default()
+    };
+    let up = Instant::now() + Duration::from_secs(1800);
+    let answer = |_: u32, _: &[String]| Ok(vec![]);
+    let batch = aged(&[("a", 3000), ("b", 60), ("c", 7200)]);
+    let (_, written, _) = run_with(answer, batch, &graves, policy, up).await;
+    assert_eq!(written, texts(&["b"]));
+    let letters = graves.letters.lock().clone();
+    let whose: Vec<_> = letters.iter().map(|(text, _)| text.as_str()).collect();
+    assert_eq!(whose, ["c", "a"], "the oldest first, each at its time");
+    assert!(
+        letters[0].1.contains("its connection was down"),
+        "{letters:?}"
+    );
 }

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::RunningSource;
 use crate::rules::fan::RuleInput;
+use crate::rules::forward::Forwarder;
 use crate::rules::sink::Slots;
 use crate::runtime::GuestStats;
 
@@ -76,6 +77,8 @@ pub struct Rule {
     pub guests: Vec<Arc<GuestStats>>,
     /// Its source.
     pub source: Arc<RunningSource>,
+    /// Who forwards its dead letters, where somebody does.
+    pub forwarder: Option<Arc<Forwarder>>,
     /// Since when it runs (ms since the epoch).
     pub started_ms: u64,
     pub(super) state: watch::Sender<RuleState>,

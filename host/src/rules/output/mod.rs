@@ -39,6 +39,7 @@ pub struct OutputPlan {
     compression: Option<Compression>,
     batching: Option<batcher::Bounds>,
     dynamic: Vec<Addressed>,
+    key: Option<DynamicProperty>,
 }
 
 /// What came of a batch.
@@ -52,6 +53,9 @@ pub struct Output {
     /// For each message the dynamic properties, in the order in which they were given to
     /// [`OutputPlan::with_dynamic`]; empty if there are none.
     pub rendered: Vec<Vec<String>>,
+    /// For each message what [`OutputPlan::with_key`] asks for; None where a field of it is missing.
+    /// Empty if nothing is asked for.
+    pub keys: Vec<Option<String>>,
     /// Incoming messages that cannot be sent, by place: dead letters. Those that the selection names
     /// already are not here.
     pub failures: Vec<Failure>,
@@ -62,6 +66,13 @@ impl OutputPlan {
     #[must_use]
     pub fn with_dynamic(mut self, dynamic: Vec<Addressed>) -> Self {
         self.dynamic = dynamic;
+        self
+    }
+
+    /// What makes two rows the same, to be rendered for each message.
+    #[must_use]
+    pub fn with_key(mut self, key: Option<DynamicProperty>) -> Self {
+        self.key = key;
         self
     }
 
@@ -111,7 +122,8 @@ impl OutputPlan {
     #[must_use]
     pub fn apply(&self, rows: &RowBatch, selection: &Selection) -> Output {
         let split = selection.looked_inside && rows.has_lists();
-        if self.is_untouched(rows.format()) && self.dynamic.is_empty() && !split {
+        let looks_inside = !self.dynamic.is_empty() || self.key.is_some();
+        if self.is_untouched(rows.format()) && !looks_inside && !split {
             match &selection.passing {
                 Passing::All => {
                     return Output {
@@ -133,6 +145,7 @@ impl OutputPlan {
         let whole = self.is_untouched(rows.format());
         let failures = each_row(rows, selection, |message, index, row| {
             let rendered = self.render_dynamic(&row)?;
+            let key = self.key.as_ref().map(|key| key.render_json(&row).ok());
             let payloads = match row {
                 // A message with one row that no step changes goes out as it came in.
                 Row::Incoming(_) if whole && !is_list(rows.format(), message) => {
@@ -150,6 +163,7 @@ impl OutputPlan {
                 if !self.dynamic.is_empty() {
                     made.rendered.push(rendered.clone());
                 }
+                made.keys.extend(key.clone());
             }
             Ok(())
         });
@@ -158,6 +172,7 @@ impl OutputPlan {
             batch: Batch::from(made.messages),
             sources: Some(made.sources),
             rendered: made.rendered,
+            keys: made.keys,
             failures,
         }
     }
@@ -356,6 +371,7 @@ struct Made {
     messages: Vec<Message>,
     sources: Vec<u32>,
     rendered: Vec<Vec<String>>,
+    keys: Vec<Option<String>>,
 }
 
 impl Made {
@@ -374,6 +390,8 @@ impl Made {
         self.messages.retain(|_| each.next() == Some(&true));
         let mut each = keep.iter();
         self.rendered.retain(|_| each.next() == Some(&true));
+        let mut each = keep.iter();
+        self.keys.retain(|_| each.next() == Some(&true));
         self.sources.retain(|index| !failed(index));
     }
 }

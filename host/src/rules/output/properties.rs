@@ -273,6 +273,7 @@ impl<'a> Reader<'a> {
             compression: self.compression(),
             batching,
             dynamic: Vec::new(),
+            key: None,
         }
     }
 

@@ -9,9 +9,12 @@ use serde_json::{Map, Value};
 use super::{GuestPlan, Planner, RENDER, Reach, Role, SELECTORS, SHARED, SlotPlan, among, placed};
 use crate::config::pointer_to;
 use crate::connections::pool::otherwise;
-use crate::connections::{Properties, file, memory};
+use crate::connections::{Interface, Properties, file, memory};
+use crate::rules::duplicates::Deduplicate;
 use crate::rules::engine::TENANT;
+use crate::rules::message_id::MessageIdOptions;
 use crate::rules::output::{OutputPlan, is_dynamic};
+use crate::rules::retry::RetryPolicy;
 use crate::rules::spill::SpillOptions;
 use crate::runtime::{Connector, Slot};
 
@@ -179,7 +182,7 @@ impl Planner<'_> {
                             props: Map::new(),
                         },
                     });
-                } else if self.named(id, slot, place) {
+                } else if self.named(id, &slot.name, slot.interface, place) {
                     self.ignore_connection_properties(id, props, own, at);
                     filled.push(SlotPlan {
                         slot: slot.name.clone(),
@@ -213,7 +216,7 @@ impl Planner<'_> {
     }
 
     /// The connection is defined and offers what the slot wants.
-    fn named(&mut self, id: &str, slot: &Slot, pointer: &str) -> bool {
+    pub(super) fn named(&mut self, id: &str, slot: &str, wanted: Interface, pointer: &str) -> bool {
         let Some(def) = self.manifest.connections.iter().find(|def| def.id == id) else {
             let known: Vec<&str> = self
                 .manifest
@@ -231,11 +234,10 @@ impl Planner<'_> {
         let Some(offers) = self.offers.get(id) else {
             return false;
         };
-        if offers.iter().all(|interface| *interface != slot.interface) {
+        if !offers.contains(&wanted) {
             let message = format!(
-                "slot \"{}\" wants \"{}\", and connection \"{id}\" is of type \"{}\", which does not offer it",
-                slot.name,
-                slot.interface.as_str(),
+                "slot \"{slot}\" wants \"{}\", and connection \"{id}\" is of type \"{}\", which does not offer it",
+                wanted.as_str(),
                 def.typ
             );
             self.error(pointer, message);
@@ -384,6 +386,9 @@ impl Planner<'_> {
             if role == Role::Sink {
                 names.extend(OutputPlan::PROPERTIES);
                 names.extend(SpillOptions::PROPERTIES);
+                names.extend(RetryPolicy::PROPERTIES);
+                names.extend(MessageIdOptions::PROPERTIES);
+                names.extend(Deduplicate::PROPERTIES);
             }
             for name in props.keys().filter(|name| !own.contains(name)) {
                 known.remove(name);

@@ -1,10 +1,11 @@
 //! From definitions to what runs: every name resolved, every property checked by whom it belongs to,
 //! before anything starts. All mistakes at once, each at its place in the manifest.
 //!
-//! Properties of a stream or an action fall into four hands: the connection they give (or the
-//! selector that names one), the output steps, the disk queue, and the connector, whose JSON Schema
-//! checks what is left. Connection properties never reach a guest.
+//! Properties of a stream or an action fall into several hands: the connection they give (or the
+//! selector that names one), the output steps, the disk queue and what else the host does for every
+//! action (`action`), and the connector, whose JSON Schema checks what is left. Connection properties never reach a guest.
 
+mod action;
 mod alone;
 mod guest;
 
@@ -17,13 +18,14 @@ use serde_json::{Map, Value};
 pub use self::alone::{Alone, alone};
 pub use self::guest::schema;
 use self::guest::{Given, schema_properties};
+use super::duplicates::Deduplicate;
 use super::engine::TENANT;
-use super::output::{Addressed, DynamicProperty, OutputPlan, Place, Rendered, dynamic_properties};
+use super::forward::ForwardTo;
+use super::output::OutputPlan;
 use super::query::{Field, Format, Query, StreamStatement};
+use super::retry::RetryPolicy;
 use super::spill::SpillOptions;
-use crate::config::{
-    ActionDef, ConnectorDef, Manifest, ManifestError, RuleDef, nearest, pointer_to,
-};
+use crate::config::{ConnectorDef, Manifest, ManifestError, RuleDef, nearest, pointer_to};
 use crate::connections::pool::Pool;
 use crate::connections::{ConfigError, Interface, Properties};
 use crate::progress::Progress;
@@ -66,6 +68,8 @@ pub struct RulePlan {
     pub stream: Arc<StreamPlan>,
     /// Its actions, in order.
     pub actions: Vec<ActionPlan>,
+    /// Where its dead letters are forwarded to.
+    pub forward: Option<ForwardTo>,
 }
 
 /// An action.
@@ -77,6 +81,12 @@ pub struct ActionPlan {
     pub output: Arc<OutputPlan>,
     /// Bounds of the disk queue.
     pub spill: SpillOptions,
+    /// When a message that could not be written is tried again, and when it is given up.
+    pub retry: RetryPolicy,
+    /// The headers that its messages' ids stand in: for the connector, and as they come in.
+    pub ids: Option<(String, String)>,
+    /// What it takes for duplicates.
+    pub deduplicate: Option<Deduplicate>,
     /// The static topic, for the name of an anonymous connection.
     pub topic: String,
     /// The sink.
@@ -420,6 +430,7 @@ impl Planner<'_> {
                     None
                 }
             };
+            let forward = self.forward(def);
             let mut actions = Vec::new();
             for (place, action) in def.actions.iter().enumerate() {
                 if let Some(action) = self.action(action, place, def).await {
@@ -460,159 +471,10 @@ impl Planner<'_> {
                     query: Arc::new(query),
                     stream,
                     actions,
+                    forward,
                 });
             }
         }
-    }
-
-    async fn action(
-        &mut self,
-        def: &ActionDef,
-        place: usize,
-        rule: &RuleDef,
-    ) -> Option<ActionPlan> {
-        let name = format!("{}_{place}", def.typ);
-        let mut props = def.props.clone();
-        let connector = self.connector(&def.typ, &def.pointer, Role::Sink).await;
-        let at = |name: &str| pointer_to(&def.pointer, name);
-        let spill = match SpillOptions::take_from(&mut props) {
-            Ok(options) => Some(options),
-            Err(errors) => {
-                for error in errors {
-                    self.error(&format!("{}{}", def.pointer, error.at), error.message);
-                }
-                None
-            }
-        };
-        let schema = connector.as_ref().map(|c| schema(c, Role::Sink));
-        let own = schema.as_ref().map(schema_properties).unwrap_or_default();
-        // What is shared goes through the output steps, and the connector gets it too.
-        let shared = |name: &&str| {
-            let place = pointer_to("/properties", name);
-            let property = schema.as_ref().and_then(|schema| schema.pointer(&place));
-            property.is_some_and(|property| property.get(SHARED) == Some(&Value::Bool(true)))
-        };
-        let kept: Vec<&str> = own.iter().map(String::as_str).collect();
-        let (shared, kept): (Vec<&str>, Vec<&str>) = kept.into_iter().partition(shared);
-        let output = match OutputPlan::from_properties(&props, &kept) {
-            Ok(planned) => {
-                for warning in planned.warnings {
-                    self.warn(&format!("{}{}", def.pointer, warning.at), warning.message);
-                }
-                for name in &planned.consumed {
-                    if !shared.contains(&name.as_str()) {
-                        props.remove(name);
-                    }
-                }
-                Some(planned.plan)
-            }
-            Err(errors) => {
-                for error in errors {
-                    self.error(&format!("{}{}", def.pointer, error.at), error.message);
-                }
-                None
-            }
-        };
-        let connector = connector?;
-        let divided = self.divided(&connector, &def.typ, &mut props, &at);
-        let dynamic = self.rendered(&connector, &props, &def.pointer)?;
-        let topic = props
-            .get("topic")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
-        self.whose = format!("action \"{name}\" of rule \"{}\"", rule.id);
-        let given = Given { props, divided };
-        let guest = self.guest(connector, &def.typ, Role::Sink, given, &def.pointer, &at)?;
-        let mut spill = spill?;
-        for warning in &spill.warnings {
-            self.warn(
-                &format!("{}{}", def.pointer, warning.at),
-                warning.message.clone(),
-            );
-        }
-        spill.adopt(&rule.options);
-        let output = Arc::new(output?.with_dynamic(dynamic));
-        Some(ActionPlan {
-            name,
-            output,
-            spill,
-            topic,
-            guest,
-        })
-    }
-
-    /// The properties that are rendered for each message: texts and lists of texts, and the
-    /// texts of an object that go into headers, named `<property>/<key>`. None after a mistake.
-    fn rendered(
-        &mut self,
-        connector: &Connector,
-        props: &Map<String, Value>,
-        pointer: &str,
-    ) -> Option<Vec<Addressed>> {
-        let schema = schema(connector, Role::Sink);
-        let found = match dynamic_properties(props, &[]) {
-            Ok(found) => found,
-            Err(errors) => {
-                for error in errors {
-                    self.error(&format!("{pointer}{}", error.at), error.message);
-                }
-                return None;
-            }
-        };
-        let mut all = Vec::new();
-        for (name, rendered) in found {
-            let render = schema
-                .pointer(&pointer_to("/properties", &name))
-                .and_then(|own| own.get(RENDER));
-            let place = match render.and_then(Value::as_str) {
-                Some("subject") => Place::Subject,
-                Some("header") => Place::Header(name),
-                // A list of a connector's own, which may mean something else by it.
-                _ if matches!(rendered, Rendered::List(_)) => continue,
-                _ => {
-                    let at = pointer_to(pointer, &name);
-                    self.error(
-                        &at,
-                        format!(
-                            "\"{name}\" is not rendered per message; \"{{{{\" has no place in it"
-                        ),
-                    );
-                    return None;
-                }
-            };
-            all.push(Addressed { rendered, place });
-        }
-        for (name, value) in props {
-            let render = schema
-                .pointer(&pointer_to("/properties", name))
-                .and_then(|own| own.get(RENDER));
-            if render.and_then(Value::as_str) != Some("header") {
-                continue;
-            }
-            for (key, value) in value.as_object().into_iter().flatten() {
-                let Some(text) = value
-                    .as_str()
-                    .filter(|text| DynamicProperty::is_dynamic(text))
-                else {
-                    continue;
-                };
-                match DynamicProperty::parse(text) {
-                    Ok(property) => all.push(Addressed {
-                        rendered: Rendered::Text(property),
-                        place: Place::Header(format!("{name}/{key}")),
-                    }),
-                    Err(error) => {
-                        self.error(
-                            &pointer_to(&pointer_to(pointer, name), key),
-                            error.to_string(),
-                        );
-                        return None;
-                    }
-                }
-            }
-        }
-        Some(all)
     }
 
     /// A connector by its name: one of the manifest, else a bundled one.

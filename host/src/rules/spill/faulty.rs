@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::storage::{Entry, Storage, StorageFile};
+use super::storage::{Entry, Space, Storage, StorageFile};
 
 /// A clone is the same disk.
 #[derive(Clone, Debug, Default)]
@@ -276,6 +276,17 @@ impl Storage for Faulty {
         disk.unsafe_names.clear();
         disk.safe_names = disk.names.clone();
         Ok(())
+    }
+
+    fn space(&self, _folder: &Path) -> Option<Space> {
+        let disk = self.0.lock();
+        let total = disk.faults.capacity?;
+        let names = disk.names.values();
+        let used: usize = names.map(|inode| disk.inodes[*inode].now.len()).sum();
+        Some(Space {
+            total,
+            free: total.saturating_sub(used as u64),
+        })
     }
 }
 

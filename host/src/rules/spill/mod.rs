@@ -7,6 +7,9 @@
 //! An append returns after the file is synced. The cursor is not synced: after a crash some messages
 //! come again, none is missing. A queue that is empty has no file open, no task, and no segment.
 //!
+//! Beside its own bound a queue heeds that of all queues together, and leaves a part of the disk to the
+//! store (`budget`).
+//!
 //! Content on disk never makes a queue fail: a torn tail is cut, bad records are skipped, files that
 //! belong elsewhere are set aside, all of it counted in [`Damage`]. The numbers of the records say how
 //! many are missing.
@@ -24,6 +27,7 @@ use async_trait::async_trait;
 
 use crate::message::Message;
 
+mod budget;
 mod log;
 mod names;
 mod options;
@@ -39,6 +43,7 @@ mod faulty;
 #[cfg(test)]
 mod tests;
 
+pub use budget::{DEFAULT_HOST_BYTES, DiskUse, HostBounds};
 pub use options::SpillOptions;
 pub use queue::FileQueue;
 pub use set::{QueueName, SpillSet};
@@ -203,6 +208,22 @@ pub enum SpillError {
         max: u64,
         /// `bytes` or `messages`.
         unit: &'static str,
+    },
+    /// All queues together have what they may have.
+    #[error(
+        "all disk queues together are full: they have the {max} bytes that they may have (limits: diskBytes)"
+    )]
+    HostFull {
+        /// What they may hold.
+        max: u64,
+    },
+    /// What is left of the disk is kept for the store.
+    #[error(
+        "the disk is nearly full: its last {reserve} bytes are kept for the store (limits: diskReserveBytes)"
+    )]
+    Reserved {
+        /// What is kept free.
+        reserve: u64,
     },
     /// The disk is full.
     #[error("the disk of the disk queue is full")]

@@ -16,7 +16,6 @@ const NAMES: &[&str] = &[
     "memoryCacheThreshold",
     "maxDiskCache",
     "bufferPageSize",
-    "resendInterval",
     "cleanCacheAtStop",
     "resendAlterQueue",
     "resendPriority",
@@ -42,8 +41,6 @@ pub struct SpillOptions {
     pub max_age: Option<Duration>,
     /// `overflow`: what happens when a bound is reached; None: as the rule says.
     pub overflow: Option<Overflow>,
-    /// `resendInterval` (milliseconds): wait before a failed write is tried again; None: back-off.
-    pub resend_interval: Option<Duration>,
     /// `cleanCacheAtStop`: the queue is emptied when the rule stops. Default false.
     pub clean_at_stop: bool,
     /// Properties that are accepted and mean nothing here.
@@ -59,7 +56,6 @@ impl Default for SpillOptions {
             max_bytes: None,
             max_age: None,
             overflow: None,
-            resend_interval: None,
             clean_at_stop: false,
             warnings: Vec::new(),
         }
@@ -110,7 +106,6 @@ impl SpillOptions {
             "maxDiskCache" => self.max_messages = Some(whole(name, value, 1, u64::MAX)?),
             "maxDiskBytes" => self.max_bytes = Some(whole(name, value, SMALLEST, u64::MAX)?),
             "maxDiskAge" => self.max_age = duration(whole(name, value, 0, u64::MAX)?),
-            "resendInterval" => self.resend_interval = duration(whole(name, value, 0, u64::MAX)?),
             "bufferPageSize" => {
                 whole(name, value, 1, u64::MAX)?;
                 self.ignore(at, "messages are not kept in pages here");
@@ -205,7 +200,7 @@ mod tests {
     fn ekuipers_names_are_taken_out_and_the_rest_stays() {
         let (options, rest) = take(json!({
             "topic": "t", "enableCache": true, "memoryCacheThreshold": 10, "maxDiskCache": "1000",
-            "BufferPageSize": 256, "resendInterval": 50, "cleanCacheAtStop": "true", "resendPriority": -1,
+            "BufferPageSize": 256, "cleanCacheAtStop": "true", "resendPriority": -1,
             "overflow": "drop-oldest", "maxDiskBytes": 1048576, "maxDiskAge": 60000, "server": "x"
         }));
         let options = options.unwrap();
@@ -218,7 +213,6 @@ mod tests {
             (options.max_bytes, options.overflow()),
             (Some(1_048_576), Overflow::DropOldest)
         );
-        assert_eq!(options.resend_interval, Some(Duration::from_millis(50)));
         assert_eq!(options.max_age, Some(Duration::from_secs(60)));
         assert!(options.clean_at_stop && options.enabled);
         let ignored: Vec<_> = options

@@ -66,6 +66,7 @@ impl Settings {
                 messages: options.max_messages,
                 age: options.max_age,
                 overflow: options.overflow(),
+                none: false,
             },
             enabled: options.enabled,
             clear_at_stop: options.clean_at_stop,
@@ -184,8 +185,7 @@ impl Core {
         let pending = std::mem::take(&mut *self.pending.lock());
         let mut bounds = self.settings.lock().bounds;
         if pending.iter().any(|pending| pending.over_bound) {
-            bounds.bytes = u64::MAX;
-            bounds.messages = None;
+            bounds.none = true;
         }
         let (batches, answers): (Vec<_>, Vec<_>) = pending
             .into_iter()

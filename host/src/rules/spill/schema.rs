@@ -53,13 +53,6 @@ pub fn properties() -> Map<String, Value> {
         ),
     );
     add(
-        "resendInterval",
-        whole(
-            "Milliseconds before a failed write is tried again; a back-off unless told.",
-            0,
-        ),
-    );
-    add(
         "cleanCacheAtStop",
         flag("The queue is emptied when the rule stops.", false),
     );

@@ -1,6 +1,6 @@
 //! The disk queues of a host: one folder for each, made when first used.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use super::budget::{Budget, DiskUse, HostBounds, Share};
 use super::log::{Log, SEGMENT};
 use super::names::{folder_name, original};
 use super::options::SpillOptions;
@@ -53,36 +54,43 @@ pub struct SpillSet {
     storage: Arc<dyn Storage>,
     folder: PathBuf,
     max_bytes: Option<u64>,
+    budget: Arc<Budget>,
     permits: Arc<Semaphore>,
     queues: Mutex<BTreeMap<QueueName, Arc<FileQueue>>>,
-    /// Queues of earlier runs with something in them, by their folders' names.
-    left: Mutex<BTreeSet<[String; 3]>>,
+    /// Queues of earlier runs with something in them, by their folders' names, and what they weigh.
+    left: Mutex<BTreeMap<[String; 3], Share>>,
 }
 
 impl SpillSet {
     /// Looks which queues earlier runs have left below `folder`, and opens none of them. Nothing on
     /// disk makes this fail; a folder that cannot be read is logged, and appends will say so.
-    /// `max_bytes` is the bound of each queue whose rule has none; None: 1 GiB.
-    pub async fn open(folder: impl Into<PathBuf>, max_bytes: Option<u64>) -> Arc<Self> {
-        Self::over(Arc::new(Files), folder.into(), max_bytes).await
+    pub async fn open(folder: impl Into<PathBuf>, bounds: HostBounds) -> Arc<Self> {
+        Self::over(Arc::new(Files), folder.into(), bounds).await
     }
 
     /// [`SpillSet::open`] over another kind of storage.
-    pub async fn over(
-        storage: Arc<dyn Storage>,
-        folder: PathBuf,
-        max_bytes: Option<u64>,
-    ) -> Arc<Self> {
+    pub async fn over(storage: Arc<dyn Storage>, folder: PathBuf, bounds: HostBounds) -> Arc<Self> {
         let (looking, below) = (Arc::clone(&storage), folder.clone());
         let left = tokio::task::spawn_blocking(move || left_by_earlier_runs(&*looking, &below));
+        let budget = Budget::new(Arc::clone(&storage), folder.clone(), bounds);
+        let budget = Arc::new(budget);
+        let left = left.await.unwrap_or_default().into_iter();
+        let left = left.map(|(names, bytes)| (names, Share::new(Arc::clone(&budget), bytes)));
         Arc::new(Self {
             storage,
             folder,
-            max_bytes,
+            max_bytes: bounds.queue_bytes,
+            left: Mutex::new(left.collect()),
+            budget,
             permits: Arc::new(Semaphore::new(AT_ONCE)),
             queues: Mutex::default(),
-            left: Mutex::new(left.await.unwrap_or_default()),
         })
+    }
+
+    /// What all queues have and may have. Asks the operating system for the free space.
+    #[must_use]
+    pub fn disk_use(&self) -> DiskUse {
+        self.budget.show()
     }
 
     /// The queue of an action: the same one as long as this lives, with these options from now on.
@@ -113,7 +121,7 @@ impl SpillSet {
     #[must_use]
     pub fn left(&self) -> Vec<QueueName> {
         let left = self.left.lock();
-        left.iter()
+        left.keys()
             .map(|[tenant, rule, action]| {
                 QueueName::new(&original(tenant), &original(rule), &original(action))
             })
@@ -135,20 +143,22 @@ impl SpillSet {
             !goes
         });
         let ours = (folder_name(tenant), folder_name(rule));
-        self.left.lock().retain(|folders| {
-            let [of_tenant, of_rule, action] = folders;
-            let goes = (of_tenant, of_rule) == (&ours.0, &ours.1);
-            if goes {
-                let key = Key::new(tenant, rule, &original(action));
-                queues.push(Arc::new(self.make(
-                    folders,
-                    key,
-                    true,
-                    &SpillOptions::default(),
-                )));
-            }
-            !goes
-        });
+        let gone =
+            {
+                let mut left = self.left.lock();
+                let (gone, stay) = std::mem::take(&mut *left).into_iter().partition(
+                    |([of_tenant, of_rule, _], _)| (of_tenant, of_rule) == (&ours.0, &ours.1),
+                );
+                *left = stay;
+                gone
+            };
+        let gone: BTreeMap<[String; 3], Share> = gone;
+        for (folders, share) in gone {
+            let [_, _, action] = &folders;
+            let key = Key::new(tenant, rule, &original(action));
+            let options = SpillOptions::default();
+            queues.push(Arc::new(self.make(&folders, key, Some(share), &options)));
+        }
         let mut removed = 0;
         for queue in queues {
             removed += queue.delete().await?;
@@ -160,13 +170,15 @@ impl SpillSet {
         &self,
         folders: &[String; 3],
         key: Key,
-        files: bool,
+        left: Option<Share>,
         options: &SpillOptions,
     ) -> FileQueue {
+        let files = left.is_some();
+        let share = left.unwrap_or_else(|| Share::new(Arc::clone(&self.budget), 0));
         let folder = folders
             .iter()
             .fold(self.folder.clone(), |path, part| path.join(part));
-        let log = Log::new(Arc::clone(&self.storage), folder, key);
+        let log = Log::new(Arc::clone(&self.storage), folder, key).with_share(share);
         FileQueue::new(
             log,
             files,
@@ -196,15 +208,15 @@ fn folders(name: &QueueName) -> [String; 3] {
     [&name.tenant, &name.rule, &name.action].map(|part| folder_name(part))
 }
 
-/// The folders `<tenant>/<rule>/<action>` that hold segments.
-fn left_by_earlier_runs(storage: &dyn Storage, folder: &Path) -> BTreeSet<[String; 3]> {
+/// The folders `<tenant>/<rule>/<action>` that hold segments, and the bytes of those.
+fn left_by_earlier_runs(storage: &dyn Storage, folder: &Path) -> BTreeMap<[String; 3], u64> {
     let list = |path: &Path| {
         storage.list(path).unwrap_or_else(|error: io::Error| {
             tracing::warn!(folder = %path.display(), %error, "a folder of disk queues cannot be read");
             Vec::new()
         })
     };
-    let mut left = BTreeSet::new();
+    let mut left = BTreeMap::new();
     let inside = |path: &Path| {
         list(path)
             .into_iter()
@@ -216,12 +228,11 @@ fn left_by_earlier_runs(storage: &dyn Storage, folder: &Path) -> BTreeSet<[Strin
         for rule in inside(&below) {
             let below = below.join(&rule);
             for action in inside(&below) {
-                let files = list(&below.join(&action));
-                if files
-                    .iter()
-                    .any(|entry| !entry.folder && entry.name.ends_with(SEGMENT))
-                {
-                    left.insert([tenant.clone(), rule.clone(), action]);
+                let mut files = list(&below.join(&action));
+                files.retain(|entry| !entry.folder && entry.name.ends_with(SEGMENT));
+                if !files.is_empty() {
+                    let bytes = files.iter().map(|entry| entry.bytes).sum();
+                    left.insert([tenant.clone(), rule.clone(), action], bytes);
                 }
             }
         }

@@ -17,6 +17,15 @@ pub struct Entry {
     pub folder: bool,
 }
 
+/// Of the disk that a folder is on, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Its size.
+    pub total: u64,
+    /// What this process may still write.
+    pub free: u64,
+}
+
 /// Folders and files. What was written is safe from a loss of power only after the file was synced,
 /// and its name only after the folder was.
 pub trait Storage: Send + Sync + fmt::Debug {
@@ -61,6 +70,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// # Errors
     /// Of the operating system.
     fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+    /// The disk that a folder is on, or will be; None: the system does not say.
+    fn space(&self, folder: &Path) -> Option<Space>;
 }
 
 /// An open file.
@@ -172,6 +183,29 @@ impl Storage for Files {
         }
         Ok(())
     }
+
+    fn space(&self, folder: &Path) -> Option<Space> {
+        folder.ancestors().find_map(space_of)
+    }
+}
+
+#[cfg(unix)]
+fn space_of(folder: &Path) -> Option<Space> {
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
+    let about = rustix::fs::statvfs(folder).ok()?;
+    Some(Space {
+        total: about.f_blocks.saturating_mul(about.f_frsize),
+        free: about.f_bavail.saturating_mul(about.f_frsize),
+    })
+}
+
+#[cfg(not(unix))]
+fn space_of(_folder: &Path) -> Option<Space> {
+    None
 }
 
 impl StorageFile for File {

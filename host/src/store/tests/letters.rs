@@ -163,6 +163,27 @@ async fn filters_and_pages_find_what_they_should() {
         .await,
         [0_i64; 0]
     );
+    let span = LetterFilter {
+        since_ms: Some(1002),
+        until_ms: Some(1004),
+        code: Some("http:400".to_owned()),
+        stream: Some("s".to_owned()),
+        ..filter()
+    };
+    assert_eq!(store.count_letters(&span).await.unwrap(), 2);
+    assert_eq!(list(span, 99).await, [3, 4]);
+    for other in [
+        LetterFilter {
+            code: Some("http:401".to_owned()),
+            ..filter()
+        },
+        LetterFilter {
+            stream: Some("t".to_owned()),
+            ..filter()
+        },
+    ] {
+        assert_eq!(list(other, 99).await, [0_i64; 0]);
+    }
     let both = LetterFilter {
         rule: Some("a".to_owned()),
         kind: Some("permanent".to_owned()),
@@ -335,4 +356,43 @@ async fn a_host_and_a_visitor_that_write_at_once_do_not_disturb_each_other() {
     }
     let left = visitor.letters(&filter(), 1000).await.unwrap();
     assert_eq!(ids(&left), (101..=200).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn letters_that_are_too_old_go_counted_and_make_room_but_not_those_to_be_sent_again() {
+    let folder = TempDir::new().unwrap();
+    let options = StoreOptions {
+        dead_letters: 5,
+        dead_letter_age: Some(std::time::Duration::from_millis(100)),
+        ..StoreOptions::default()
+    };
+    let (store, _) = Store::open_with(folder.path(), options).await.unwrap();
+    let all: Vec<_> = (0..5).map(|n| letter(n, "r")).collect();
+    store.bury(all.clone()).await.unwrap();
+    assert!(store.bury(all.clone()).await.is_err(), "it is full");
+    assert_eq!(store.mark_resend("default", &[1]).await.unwrap(), 1);
+    assert_eq!(store.expire_letters(1000).await.unwrap(), 0);
+    // Those of 1000 (to be sent again), 1001 and 1002 are older than that.
+    assert_eq!(store.expire_letters(1103).await.unwrap(), 2);
+    assert_eq!(ids(&store.letters(&filter(), 10).await.unwrap()), [1, 4, 5]);
+    assert_eq!(store.letters_gone().expired, 2);
+    store.bury(all[..2].to_vec()).await.unwrap();
+    assert!(
+        store.bury(all[..1].to_vec()).await.is_err(),
+        "its totals are right"
+    );
+    let forward = store
+        .letters_to_forward("default", "r", 4, 10)
+        .await
+        .unwrap();
+    assert_eq!(ids(&forward), [5, 6, 7]);
+    assert_eq!(store.forwarded("default", &[5, 6]).await.unwrap(), 2);
+    assert_eq!(store.letters_gone().forwarded, 2);
+    let (plain, _) = Store::open(TempDir::new().unwrap().path()).await.unwrap();
+    plain.bury(all).await.unwrap();
+    assert_eq!(
+        plain.expire_letters(u64::MAX).await.unwrap(),
+        0,
+        "without a bound none goes"
+    );
 }

@@ -17,7 +17,7 @@ use crate::config::Overflow;
 use crate::message::Rejection;
 use crate::rules::deliver::WriteError;
 use crate::rules::settle::{Ledger, Settle};
-use crate::rules::spill::{Position, SpillError, SpillOptions, SpillSet, SpillStats};
+use crate::rules::spill::{HostBounds, Position, SpillError, SpillOptions, SpillSet, SpillStats};
 
 type Answer = Result<Vec<Rejection>, WriteError>;
 /// How long a write takes, what it answers, and how many messages arrived if that is an error.
@@ -223,7 +223,7 @@ struct Running {
 impl Bench {
     async fn new(options: SpillOptions) -> Self {
         let folder = TempDir::new().unwrap();
-        let set = SpillSet::open(folder.path(), None).await;
+        let set = SpillSet::open(folder.path(), HostBounds::default()).await;
         let script = Script {
             step: Mutex::new(Box::new(|_| ok(AT_ONCE))),
             written: Mutex::default(),

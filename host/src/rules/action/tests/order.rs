@@ -386,7 +386,7 @@ async fn the_resend_interval_is_kept_between_tries() {
         }
     });
     let action = Action::new("sink_0".to_owned(), 1024, bench.disk());
-    let running = bench.run(action.with_resend_interval(Some(Duration::from_millis(70))));
+    let running = bench.run(action.with_retry(RetryPolicy::every(Duration::from_millis(70))));
     bench.send(&running, 0);
     until("written", || bench.written() == [0]).await;
     let waits: Vec<_> = times

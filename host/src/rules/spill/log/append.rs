@@ -41,7 +41,10 @@ impl Log {
         if messages == 0 {
             return answers;
         }
-        let written = self.write(&batches, bytes, bounds);
+        let written = self
+            .take_share(bytes, bounds)
+            .and_then(|()| self.write(&batches, bytes, bounds));
+        self.count_share();
         for (place, answer) in answers
             .iter_mut()
             .enumerate()
@@ -53,6 +56,14 @@ impl Log {
             };
         }
         answers
+    }
+
+    /// Room in the host's budget, which others take from at the same time.
+    fn take_share(&mut self, bytes: u64, bounds: &Bounds) -> Result<(), SpillError> {
+        match &mut self.share {
+            Some(share) if !bounds.none => share.take(bytes),
+            _ => Ok(()),
+        }
     }
 
     /// Whether there is room for a batch beside what is admitted already: its size. With
@@ -70,6 +81,9 @@ impl Log {
         let max_messages = bounds.messages.unwrap_or(u64::MAX);
         // A new segment's label counts too.
         let room_for = |log: &Self, size: u64, count: u64| {
+            if bounds.none {
+                return Ok(());
+            }
             let (used, waiting) = (
                 log.bytes() + beside.0 + PREAMBLE as u64,
                 log.messages() + beside.1,
@@ -88,7 +102,8 @@ impl Log {
                     unit: "bytes",
                 });
             }
-            Ok(())
+            let share = log.share.as_ref();
+            share.map_or(Ok(()), |share| share.room(beside.0 + size))
         };
         loop {
             match room_for(self, size, count) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::budget::Share;
 use super::record::{self, Key, Mark, PREAMBLE, SLOT};
 use super::storage::{Storage, StorageFile};
 use super::{Damage, SpillError, SpillStats};
@@ -35,6 +36,8 @@ pub(super) struct Bounds {
     pub(super) messages: Option<u64>,
     pub(super) age: Option<Duration>,
     pub(super) overflow: Overflow,
+    /// The bounds of the host are not looked at, nor any other: the rest of an action that ends.
+    pub(super) none: bool,
 }
 
 impl Bounds {
@@ -49,6 +52,7 @@ pub(super) struct Log {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) folder: PathBuf,
     pub(super) key: Key,
+    pub(super) share: Option<Share>,
     pub(super) opened: bool,
     /// Oldest first. Together they are what is on disk.
     pub(super) segments: VecDeque<Segment>,
@@ -98,6 +102,7 @@ impl Log {
             storage,
             folder,
             key,
+            share: None,
             opened: false,
             segments: VecDeque::new(),
             active: None,
@@ -115,6 +120,20 @@ impl Log {
             counted: (0, 0),
             written: None,
             unwritten: 0,
+        }
+    }
+
+    /// With a part of the host's budget.
+    pub(super) fn with_share(mut self, share: Share) -> Self {
+        self.share = Some(share);
+        self
+    }
+
+    /// Tells the host's budget what is on disk.
+    fn count_share(&mut self) {
+        let bytes = self.bytes();
+        if let Some(share) = &mut self.share {
+            share.count(bytes);
         }
     }
 
@@ -198,6 +217,7 @@ impl Log {
         };
         self.written = None;
         self.unwritten = 0;
+        self.count_share();
     }
 
     fn write_cursor(&mut self, sync: bool) -> io::Result<()> {

@@ -45,6 +45,7 @@ impl Log {
         self.next_number = self.segments.back().map_or(1, |last| last.end);
         self.restore_cursor(entries.iter().any(|entry| entry.name == CURSOR));
         self.opened = true;
+        self.count_share();
         if self.damage.any() {
             tracing::warn!(folder = %self.folder.display(), damage = %self.damage, "a disk queue was damaged");
         }

@@ -75,10 +75,14 @@ impl Log {
                     expired = Some(position);
                     continue;
                 }
-                let Some(message) = record::decode(&found.record) else {
+                let Some(mut message) = record::decode(&found.record) else {
                     self.count_damage(place, found.end, 1, size as u64);
                     continue;
                 };
+                if message.arrival.at_ms == 0 {
+                    // Made by a connector: nobody knows better how old it is.
+                    message.arrival.at_ms = found.at_ms;
+                }
                 if out.is_empty() {
                     self.oldest_ms = Some(found.at_ms);
                 }

@@ -5,7 +5,9 @@
     reason = "the numbers of a test are small"
 )]
 
+mod budget;
 mod damage;
+mod model;
 mod power;
 mod use_;
 
@@ -27,6 +29,7 @@ fn bounds() -> Bounds {
         messages: None,
         age: None,
         overflow: Overflow::Block,
+        none: false,
     }
 }
 

@@ -5,10 +5,12 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::rules::spill::{Damage, QueueName, Spill, SpillError, SpillOptions, SpillSet};
+use crate::rules::spill::{
+    Damage, HostBounds, QueueName, Spill, SpillError, SpillOptions, SpillSet,
+};
 
 async fn queue(folder: &TempDir, options: SpillOptions) -> (Arc<SpillSet>, Arc<dyn Spill>) {
-    let set = SpillSet::open(folder.path(), None).await;
+    let set = SpillSet::open(folder.path(), HostBounds::default()).await;
     let queue = set.queue("default", "a rule/1", "mqtt_0", options);
     (set, queue)
 }
@@ -94,7 +96,7 @@ async fn a_restart_goes_on_where_the_last_run_stopped() {
         assert_eq!(queue.len(), 30);
         set.close().await;
     }
-    let set = SpillSet::open(folder.path(), None).await;
+    let set = SpillSet::open(folder.path(), HostBounds::default()).await;
     let name = QueueName {
         tenant: "default".into(),
         rule: "a rule/1".into(),
@@ -323,7 +325,7 @@ async fn clean_at_stop_and_removal_of_a_rule_leave_nothing_and_count() {
             .count(),
         1
     );
-    let set = SpillSet::open(folder.path(), None).await;
+    let set = SpillSet::open(folder.path(), HostBounds::default()).await;
     assert_eq!(set.left().len(), 1, "the other rule's queue is still there");
     assert_eq!(
         set.remove("default", "other").await.unwrap(),
@@ -391,7 +393,12 @@ async fn order_holds_while_many_append_and_one_reads() {
 #[tokio::test]
 async fn appends_that_meet_share_one_sync() {
     let disk = Faulty::default();
-    let set = SpillSet::over(Arc::new(disk.clone()), "/spill".into(), None).await;
+    let set = SpillSet::over(
+        Arc::new(disk.clone()),
+        "/spill".into(),
+        HostBounds::default(),
+    )
+    .await;
     let queue = set.queue("default", "rule", "mqtt_0", SpillOptions::default());
     queue.append(vec![numbered(0, 0)]).await.unwrap();
     // Long enough for all others to come while the first one is under way.

@@ -1,21 +1,69 @@
-//! The circuit breaker: after some failures in a row nothing is sent for a while, then one request
-//! tries; its success lets the others through again. Counts and waits; knows nothing of HTTP.
+//! The circuit breaker of a connection, for every type whose requests may fail though the link is up:
+//! after some failures in a row nothing is sent for a while, then one request tries; its success lets
+//! the others through again. Counts and waits; knows no protocol.
 //!
-//! A success of any request closes the circuit, also of one that was sent before it opened.
+//! A success of any request closes the circuit, also of one that was sent before it opened. Its state
+//! is a [`Circuit`], which a connection hands to its status ([`Connection::circuit`]).
+//!
+//! [`Connection::circuit`]: super::Connection::circuit
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::error::ConnectionError;
+use super::status::{millis, now_ms};
+use crate::error::{CIRCUIT_OPEN, ConnectionError};
 
 /// Failures in a row that open the circuit.
 const FAILURES: u32 = 5;
 /// How long it is open at first, and at most; it doubles with each try that fails.
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
+
+/// Whether requests go through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CircuitState {
+    /// They do.
+    #[default]
+    Closed,
+    /// They do not, for a while.
+    Open,
+    /// One of them tries, or the next one does.
+    HalfOpen,
+}
+
+impl CircuitState {
+    /// The state as a number: 0 closed, 1 half open, 2 open.
+    #[must_use]
+    pub fn metric(self) -> i8 {
+        match self {
+            Self::Closed => 0,
+            Self::HalfOpen => 1,
+            Self::Open => 2,
+        }
+    }
+}
+
+/// The breaker as status, REST and metrics show it. Times are in milliseconds since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Circuit {
+    /// Where it is.
+    pub state: CircuitState,
+    /// Since when.
+    pub since: u64,
+    /// Failures since the last success.
+    pub failures: u64,
+    /// When one request may try; only while it is open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_probe: Option<u64>,
+    /// How often it has opened since the connection was made.
+    pub opened: u64,
+}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Row {
@@ -44,11 +92,35 @@ struct Inner {
     state: State,
     /// Why the circuit is not closed.
     why: String,
+    since_ms: u64,
+    failures: u64,
+    opened: u64,
+}
+
+impl Inner {
+    fn enter(&mut self, state: State) {
+        if state.word() != self.state.word() {
+            self.since_ms = now_ms();
+        }
+        self.state = state;
+    }
+}
+
+impl State {
+    fn word(&self) -> CircuitState {
+        match self {
+            Self::Closed(_) => CircuitState::Closed,
+            Self::Open { .. } => CircuitState::Open,
+            Self::HalfOpen { .. } => CircuitState::HalfOpen,
+        }
+    }
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Breaker {
+    /// Stands before the code of a refusal: the type's name.
+    prefix: &'static str,
     inner: Mutex<Inner>,
     /// Counts the changes of state.
     changed: watch::Sender<u64>,
@@ -79,19 +151,41 @@ enum Decision {
     Wait,
 }
 
-impl Default for Breaker {
-    fn default() -> Self {
+impl Breaker {
+    /// Closed. Refusals have the code `<prefix>:circuit-open`.
+    pub(super) fn new(prefix: &'static str) -> Self {
         Self {
+            prefix,
             inner: Mutex::new(Inner {
                 state: State::Closed(Row::default()),
                 why: String::new(),
+                since_ms: now_ms(),
+                failures: 0,
+                opened: 0,
             }),
             changed: watch::Sender::new(0),
         }
     }
-}
 
-impl Breaker {
+    /// Where it is.
+    pub(super) fn circuit(&self) -> Circuit {
+        let inner = self.inner.lock();
+        let next_probe = match inner.state {
+            State::Open { until, .. } => {
+                let left = until.saturating_duration_since(Instant::now());
+                Some(now_ms().saturating_add(millis(left)))
+            }
+            State::Closed(_) | State::HalfOpen { .. } => None,
+        };
+        Circuit {
+            state: inner.state.word(),
+            since: inner.since_ms,
+            failures: inner.failures,
+            next_probe,
+            opened: inner.opened,
+        }
+    }
+
     /// Lets one request through, or waits for the one that tries.
     ///
     /// # Errors
@@ -112,7 +206,7 @@ impl Breaker {
                 }
                 Decision::Refuse(left) => {
                     return Err(ConnectionError::transient(
-                        "http:circuit-open",
+                        format!("{}:{CIRCUIT_OPEN}", self.prefix),
                         "nothing is sent at present: too many requests in a row have failed",
                     )
                     .retry_after(left));
@@ -133,7 +227,7 @@ impl Breaker {
                 trying: false,
                 open,
             } => {
-                inner.state = State::HalfOpen { trying: true, open };
+                inner.enter(State::HalfOpen { trying: true, open });
                 Decision::Go { tries: true }
             }
             State::HalfOpen { trying: true, .. } => Decision::Wait,
@@ -146,10 +240,10 @@ impl Breaker {
         match inner.state {
             State::Closed(_) => inner.state = State::Closed(Row::default()),
             State::Open { open, .. } => {
-                inner.state = State::HalfOpen {
+                inner.enter(State::HalfOpen {
                     trying: false,
                     open,
-                };
+                });
             }
             State::HalfOpen { .. } => {}
         }
@@ -180,7 +274,8 @@ impl Breaker {
     fn succeeded(&self) {
         let mut inner = self.inner.lock();
         let was_closed = matches!(inner.state, State::Closed(_));
-        inner.state = State::Closed(Row::default());
+        inner.enter(State::Closed(Row::default()));
+        inner.failures = 0;
         drop(inner);
         if !was_closed {
             self.tell();
@@ -189,6 +284,7 @@ impl Breaker {
 
     fn failed(&self, tries: bool, silent: bool, why: &str, now: Instant) -> Verdict {
         let mut inner = self.inner.lock();
+        inner.failures = inner.failures.saturating_add(1);
         let (open, silent) = match inner.state {
             State::Closed(row) => {
                 let row = Row {
@@ -205,10 +301,11 @@ impl Breaker {
             // Sent before it opened.
             State::Open { .. } | State::HalfOpen { .. } => return Verdict::Goes,
         };
-        inner.state = State::Open {
+        inner.enter(State::Open {
             until: now + open,
             open,
-        };
+        });
+        inner.opened = inner.opened.saturating_add(1);
         inner.why = format!("{FAILURES} failures in a row or more, the last: {why}");
         drop(inner);
         self.tell();
@@ -261,21 +358,30 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_opens_after_five_failures_tries_once_and_closes_on_success() {
-        let breaker = Breaker::default();
+        let breaker = Breaker::new("http");
         for _ in 0..4 {
             assert_eq!(fail(&breaker, false).await, Verdict::Goes);
         }
         assert_eq!(breaker.warning(), None);
         assert_eq!(fail(&breaker, false).await, Verdict::Opened);
         assert!(breaker.warning().unwrap().contains("HTTP 503"));
+        let circuit = breaker.circuit();
+        assert_eq!((circuit.state, circuit.failures), (CircuitState::Open, 5));
+        assert!(circuit.next_probe.unwrap() >= circuit.since + 400);
         let refused = breaker.enter().await.unwrap_err();
         assert_eq!(refused.code, "http:circuit-open");
+        assert!(!refused.was_tried());
         assert_eq!(refused.retry_after, Some(FIRST));
 
         tokio::time::advance(FIRST).await;
         let first = breaker.enter().await.unwrap();
         let second = tokio::time::timeout(Duration::from_millis(1), breaker.enter()).await;
         assert!(second.is_err(), "only one request tries");
+        let circuit = breaker.circuit();
+        assert_eq!(
+            (circuit.state, circuit.next_probe, circuit.opened),
+            (CircuitState::HalfOpen, None, 1)
+        );
         assert_eq!(first.failed(false, "HTTP 500"), Verdict::Opened);
         assert_eq!(
             breaker.enter().await.unwrap_err().retry_after,
@@ -288,11 +394,16 @@ mod tests {
         let (waits, ()) = tokio::join!(breaker.enter(), async { probe.succeeded() });
         waits.unwrap().succeeded();
         assert_eq!(breaker.warning(), None);
+        let circuit = breaker.circuit();
+        assert_eq!(
+            (circuit.state, circuit.failures, circuit.opened),
+            (CircuitState::Closed, 0, 2)
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_success_in_between_begins_the_row_anew_and_a_dropped_try_lets_another_one_try() {
-        let breaker = Breaker::default();
+        let breaker = Breaker::new("http");
         for _ in 0..3 {
             for _ in 0..4 {
                 assert_eq!(fail(&breaker, true).await, Verdict::Goes);
@@ -312,7 +423,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_time_doubles_to_half_a_minute_and_no_further() {
-        let breaker = Breaker::default();
+        let breaker = Breaker::new("http");
         for _ in 0..5 {
             fail(&breaker, false).await;
         }
