@@ -439,6 +439,9 @@ impl Drop for Open {
 }
 
 #[cfg(test)]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

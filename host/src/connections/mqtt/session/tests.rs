@@ -55,6 +55,10 @@ enum Step {
     },
     /// The broker answers the n-th of what it has open towards us.
     Answer(usize),
+    /// The same, and says it twice.
+    AnswerTwice(usize),
+    /// The broker answers something that was never asked.
+    Stray(u16),
     /// The broker sends a message.
     Deliver {
         qos: u8,
@@ -73,6 +77,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         3 => (1u32..6, 1u8..3).prop_map(|(count, qos)| Step::Publish { count, qos }),
         8 => (0usize..50).prop_map(Step::Answer),
+        1 => (0usize..50).prop_map(Step::AnswerTwice),
+        1 => (40_000u16..40_100).prop_map(Step::Stray),
         4 => (1u8..3).prop_map(|qos| Step::Deliver { qos }),
         5 => (0usize..50).prop_map(Step::Settle),
         8 => Just(Step::Flow),
@@ -270,6 +276,24 @@ impl Bench {
         }
     }
 
+    /// Takes out the n-th answer that the broker has to give.
+    fn answer(&mut self, place: usize) -> Option<Packet> {
+        if self.model.answers.is_empty() {
+            return None;
+        }
+        let place = place % self.model.answers.len();
+        let answer = self.model.answers.swap_remove(place);
+        if let Packet::Ack(Ack {
+            kind: AckKind::PubAck | AckKind::PubComp,
+            id,
+            ..
+        }) = &answer
+        {
+            self.model.open_now.remove(id);
+        }
+        Some(answer)
+    }
+
     fn step(&mut self, step: &Step) {
         match step {
             Step::Publish { count, qos } => {
@@ -289,20 +313,32 @@ impl Bench {
                 self.tickets.push(ticket);
             }
             Step::Answer(place) => {
-                if self.model.answers.is_empty() {
-                    return;
+                if let Some(answer) = self.answer(*place) {
+                    self.give(answer);
                 }
-                let place = place % self.model.answers.len();
-                let answer = self.model.answers.swap_remove(place);
-                if let Packet::Ack(Ack {
-                    kind: AckKind::PubAck | AckKind::PubComp,
-                    id,
-                    ..
-                }) = &answer
-                {
-                    self.model.open_now.remove(id);
+            }
+            Step::AnswerTwice(place) => {
+                if let Some(answer) = self.answer(*place) {
+                    // One that ends an exchange: a PUBREC is answered each time it comes.
+                    if let Packet::Ack(ack) = &answer
+                        && ack.kind != AckKind::PubRec
+                    {
+                        let again = Packet::Ack(ack.clone());
+                        self.give(answer);
+                        self.give(again);
+                    } else {
+                        self.give(answer);
+                    }
                 }
-                self.give(answer);
+            }
+            Step::Stray(id) => {
+                let kinds = [
+                    AckKind::PubAck,
+                    AckKind::PubRec,
+                    AckKind::PubComp,
+                    AckKind::PubRel,
+                ];
+                self.give(ack(kinds[usize::from(*id) % 4], *id));
             }
             Step::Deliver { qos } => {
                 if self.model.sent.len() >= 20 {
