@@ -128,7 +128,7 @@ fn every_wrong_shape_has_its_sentence() {
         (
             rule("options: {bufferlenght: 1}"),
             "5:15: unknown option \"bufferlenght\"; did you mean \"bufferLength\"? Allowed: qos, bufferLength, \
-             restartStrategy, sendNilField, overflow, diskQueueBytes",
+             restartStrategy, sendNilField, overflow, diskQueueBytes, deadLetters",
         ),
         (
             rule("options: {overflow: dropoldest}"),
