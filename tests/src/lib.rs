@@ -11,8 +11,8 @@
 //! | [`bridge`] | the yardstick of the benchmark |
 //! | [`pusher`] | clients that push by HTTP |
 //! | [`nginx`], [`httpd`] | a real HTTP server, and one that fails on purpose |
+//! | [`rest`], [`described`] | a client of REST, and what the server says of its own REST |
 //! | [`peer`] | the other side of nng and of WebSockets, by their own libraries |
-//! | [`nginx`], [`httpd`] | a real HTTP server, and one that fails on purpose |
 //! | [`load`], [`wire`] | publishers and subscribers on a codec of their own |
 //! | [`oracle`] | numbered payloads; what was lost, doubled, disordered, changed, late |
 //! | [`toolchain`], [`tutorial`] | connectors made and built as an author does it, and as the docs say |
@@ -21,6 +21,7 @@
 
 pub mod bridge;
 pub mod certificates;
+pub mod described;
 pub mod httpd;
 pub mod load;
 pub mod machine;
