@@ -84,6 +84,8 @@ pub struct Host {
     changes: broadcast::Sender<Change>,
     order: Vec<String>,
     over: CancellationToken,
+    /// A client has asked that the process ends.
+    leave: CancellationToken,
     tasks: TaskTracker,
     served: Option<Served>,
 }
@@ -159,6 +161,7 @@ impl Host {
             changes: broadcast::channel(4096).0,
             order: manifest.rules.iter().map(|rule| rule.id.clone()).collect(),
             over: CancellationToken::new(),
+            leave: CancellationToken::new(),
             tasks: TaskTracker::new(),
             served: None,
         };
@@ -236,14 +239,13 @@ impl Host {
                     }),
                     () = over.cancelled() => return,
                 };
-                match change {
-                    // Nobody may be listening.
-                    Ok(change) => drop(changes.send(change)),
-                    Err(broadcast::error::RecvError::Lagged(missed)) => {
-                        tracing::debug!(missed, "changes came faster than they were handed on");
-                    }
+                let change = match change {
+                    Ok(change) => change,
+                    Err(broadcast::error::RecvError::Lagged(missed)) => Change::Missed { missed },
                     Err(broadcast::error::RecvError::Closed) => return,
-                }
+                };
+                // Nobody may be listening.
+                drop(changes.send(change));
             }
         });
     }
@@ -279,6 +281,20 @@ impl Host {
     #[must_use]
     pub fn changes(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
+    }
+
+    /// Waits until a client of REST has asked that the process ends, to be started anew.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn asked_to_leave(&self) {
+        self.leave.cancelled().await;
+    }
+
+    /// Whether a client of REST has asked that.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leave.is_cancelled()
     }
 
     /// Stops reading, delivers what is under way for at most `grace`, puts the rest on disk,

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::config::ManifestError;
 
@@ -322,6 +323,11 @@ pub enum Change {
         /// Why.
         message: String,
     },
+    /// Changes that came faster than anybody could be told: the present states say what is so now.
+    Missed {
+        /// So many.
+        missed: u64,
+    },
 }
 
 impl Change {
@@ -331,14 +337,16 @@ impl Change {
         match self {
             Self::Connection { .. } => "connection",
             Self::Rule { .. } => "rule",
+            Self::Missed { .. } => "missed",
         }
     }
 
-    /// Whose state it is.
+    /// Whose state it is; empty: nobody's alone.
     #[must_use]
     pub fn id(&self) -> &str {
         match self {
             Self::Connection { id, .. } | Self::Rule { id, .. } => id,
+            Self::Missed { .. } => "",
         }
     }
 }
@@ -391,8 +399,9 @@ pub struct Inspection {
 }
 
 /// A connection that a connector needs.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Slot)]
 pub struct SlotRow {
     /// Its name.
     pub name: String,

@@ -24,6 +24,7 @@ mod retries;
 mod serve;
 mod serve_attacks;
 mod serve_changes;
+mod serve_described;
 mod serve_doors;
 mod settings;
 mod sql;

@@ -324,3 +324,33 @@ fn events_metrics_and_the_description_tell_what_happens() {
         "the stream ends with its last chunk"
     );
 }
+
+#[test]
+fn kuiper_yaml_says_whether_tokens_are_needed_and_what_changes_nothing_is_named() {
+    let _machine = shared();
+    let etc = tempfile::tempdir().expect("a temporary folder");
+    let settings =
+        "basic:\n  authentication: true\n  restIp: 0.0.0.0\n  ip: 0.0.0.0\n  port: 20498\n";
+    std::fs::write(etc.path().join("kuiper.yaml"), settings).expect("a file");
+    let windlass = Windlass::serve(&["--etc", &etc.path().display().to_string()]);
+    let mut rest = windlass.rest();
+    assert_eq!(rest.get("/ping").0, 200);
+    let answered = rest.send("GET", "/rules", b"");
+    assert_eq!(answered.status, 401, "{}", answered.body);
+    let log = windlass.log();
+    assert!(
+        log.contains("basic.ip, basic.port: change nothing: eKuiper's own command line"),
+        "{log}"
+    );
+    // A value that is none is refused before anything starts.
+    std::fs::write(etc.path().join("kuiper.yaml"), "basic:\n  restPort: many\n").expect("a file");
+    let folder = etc.path().display().to_string();
+    let data = etc.path().join("data").display().to_string();
+    let said = command(&["serve", "--etc", &folder, "--data", &data]);
+    assert_eq!(said.code, Some(78), "{}", said.all());
+    assert!(
+        said.all().contains("basic.restPort: it is a port"),
+        "{}",
+        said.all()
+    );
+}

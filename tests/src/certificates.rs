@@ -122,7 +122,3 @@ impl Certificates {
         }
     }
 }
-
-fn owned(names: &[&str]) -> Vec<String> {
-    names.iter().map(|&name| name.to_owned()).collect()
-}

@@ -11,6 +11,7 @@
 //! | [`bridge`] | the yardstick of the benchmark |
 //! | [`pusher`] | clients that push by HTTP |
 //! | [`nginx`], [`httpd`] | a real HTTP server, and one that fails on purpose |
+//! | [`rest`], [`described`] | a client of REST, and what the server says of its own REST |
 //! | [`peer`] | the other side of nng and of WebSockets, by their own libraries |
 //! | [`process`] | a server process, whichever it is: up, killed, ended, its log |
 //! | [`load`], [`wire`] | publishers and subscribers on a codec of their own |
@@ -24,6 +25,7 @@
 
 pub mod bridge;
 pub mod certificates;
+pub mod described;
 pub mod disk;
 pub mod httpd;
 pub mod load;

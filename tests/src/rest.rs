@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::described::Description;
 use crate::machine::holds_within;
 use crate::pusher::{Answered, Client};
 
@@ -11,6 +12,7 @@ use crate::pusher::{Answered, Client};
 /// is dialled again once.
 #[derive(Debug)]
 pub struct Rest {
+    port: u16,
     client: Client,
     /// Sent with every request.
     pub headers: Vec<(String, String)>,
@@ -21,6 +23,7 @@ impl Rest {
     #[must_use]
     pub fn new(port: u16) -> Self {
         Self {
+            port,
             client: Client::new(port),
             headers: Vec::new(),
         }
@@ -39,16 +42,21 @@ impl Rest {
         self.client.send(method, path, &headers, body)
     }
 
-    /// The same, where an answer must come.
+    /// The same, where an answer must come, and must be as the server's description says.
     ///
     /// # Panics
-    /// None does.
+    /// None does, or it is otherwise.
     pub fn send(&mut self, method: &str, path: &str, body: &[u8]) -> Answered {
         // A kept connection may have been closed by the server since the last request.
         let first = self.try_send(method, path, body);
-        first
+        let answered = first
             .or_else(|_| self.try_send(method, path, body))
-            .unwrap_or_else(|error| panic!("{method} {path} was not answered: {error}"))
+            .unwrap_or_else(|error| panic!("{method} {path} was not answered: {error}"));
+        let described = Description::of_server(self.port);
+        if let Some(Err(error)) = described.map(|known| known.check(method, path, &answered)) {
+            panic!("{error}");
+        }
+        answered
     }
 
     /// `GET`: the status and the JSON.

@@ -7,16 +7,17 @@ use axum::routing::{get, post};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
-use utoipa::{IntoParams, OpenApi, ToSchema};
+use utoipa::{IntoParams, OpenApi};
 
-use super::error::{ApiError, Code, Envelope};
+use super::error::{ApiError, Code};
 use super::etag::{Conditions, etag};
 use super::extract::{Path, Query, flag};
 use super::json::{Json, RawJson, words};
 use super::refused::{conditional, refused, refused_change};
 use crate::catalog::{Catalog, TENANT};
 use crate::connections::Properties;
-use crate::connections::pool::{ConnectionDef, PoolError};
+use crate::connections::pool::{ConnectionDef, Info, PoolError};
+use crate::connections::status::Status;
 use crate::names::validate_id;
 
 #[derive(OpenApi)]
@@ -45,23 +46,19 @@ struct Listing {
     get, path = "/connections", tag = "connections",
     params(Listing),
     responses(
-        (
-            status = 200,
-            body = Vec<Object>,
-            description = "id, typ, props (secrets masked), isNamed, status, err, and what it counts",
-        ),
+        (status = 200, body = Vec<Info>, description = "Secrets are masked"),
     ),
 )]
-async fn list(State(catalog): State<Catalog>, Query(listing): Query<Listing>) -> Response {
-    Json(catalog.connections(flag(listing.force_all.as_deref()))).into_response()
+async fn list(State(catalog): State<Catalog>, Query(listing): Query<Listing>) -> Json<Vec<Info>> {
+    Json(catalog.connections(flag(listing.force_all.as_deref())))
 }
 
 /// One connection. Reading it never touches the network.
 #[utoipa::path(
     get, path = "/connections/{id}", tag = "connections",
-    params(("id" = String, Path)),
+    params(("id" = String, Path, example = "plant")),
     responses(
-        (status = 200, body = Object, description = "As in the list; its revision as `ETag`"),
+        (status = 200, body = Info, description = "Its revision as `ETag`"),
     ),
 )]
 async fn show(
@@ -76,17 +73,9 @@ async fn show(
 }
 
 /// A definition as a body gives it.
-#[derive(ToSchema)]
-#[schema(as = Connection)]
 struct Given {
-    /// Letters, digits, `_`, `-`.
-    #[schema(example = "plant")]
     id: String,
-    /// Its type.
-    #[schema(example = "mqtt")]
     typ: String,
-    /// The type's properties.
-    #[schema(value_type = Object, example = json!({"server": "tcp://127.0.0.1:1883"}))]
     props: Properties,
 }
 
@@ -134,7 +123,10 @@ pub(super) fn kind_of(value: &Value) -> &'static str {
 /// Makes a named connection, which dials at once and for ever.
 #[utoipa::path(
     post, path = "/connections", tag = "connections",
-    request_body = Given,
+    request_body(
+        content = ref("#/components/schemas/ConnectionDefinition"),
+        example = json!({"id": "plant", "typ": "mqtt", "props": {"server": "tcp://127.0.0.1:1883"}}),
+    ),
     responses((status = 201, body = String, content_type = "text/plain", example = "success")),
 )]
 async fn create(
@@ -159,11 +151,13 @@ async fn create(
 /// Gives a connection new properties, live; or leaves it as it was and says why.
 #[utoipa::path(
     put, path = "/connections/{id}", tag = "connections",
-    params(("id" = String, Path)),
-    request_body = Given,
+    params(("id" = String, Path, example = "plant"), Conditions),
+    request_body(
+        content = ref("#/components/schemas/ConnectionChange"),
+        example = json!({"typ": "mqtt", "props": {"server": "tcp://127.0.0.1:1884"}}),
+    ),
     responses(
         (status = 200, body = String, content_type = "text/plain", example = "success"),
-        (status = 412, body = Envelope, description = "It was changed since"),
     ),
 )]
 async fn replace(
@@ -191,10 +185,9 @@ async fn replace(
 /// Deletes a connection that no rule uses. One that is not there is deleted already.
 #[utoipa::path(
     delete, path = "/connections/{id}", tag = "connections",
-    params(("id" = String, Path)),
+    params(("id" = String, Path, example = "plant"), Conditions),
     responses(
         (status = 200, body = String, content_type = "text/plain", example = "success"),
-        (status = 412, body = Envelope, description = "It was changed since"),
     ),
 )]
 async fn remove(
@@ -215,8 +208,8 @@ async fn remove(
 /// Dials a connection that is not up, now, and answers how that ended.
 #[utoipa::path(
     post, path = "/connections/{id}/check", tag = "connections",
-    params(("id" = String, Path)),
-    responses((status = 200, body = Object, description = "It is up")),
+    params(("id" = String, Path, example = "plant")),
+    responses((status = 200, body = Info, description = "It is up")),
 )]
 async fn check(
     State(catalog): State<Catalog>,
@@ -227,13 +220,18 @@ async fn check(
         .check_now(TENANT, &id)
         .await
         .map_err(|error| refused(error.into(), Code::Undefined))?;
+    came_up(status)?;
+    let info = catalog.connection(&id).map(|(info, _)| info);
+    Ok(Json(info).into_response())
+}
+
+/// 400 with the reason, for a connection that was to come up and has not.
+pub(super) fn came_up(status: Status) -> Result<(), ApiError> {
     if status.is_up() {
-        let info = catalog.connection(&id).map(|(info, _)| info);
-        return Ok(Json(info).into_response());
+        return Ok(());
     }
-    let words = status
-        .err
-        .unwrap_or_else(|| "it is not connected".to_owned());
+    let words = status.err;
+    let words = words.unwrap_or_else(|| "it is not connected".to_owned());
     Err(ApiError::bad_request(Code::Io, words))
 }
 

@@ -5,16 +5,18 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::StatusCode;
-use serde_json::{Value, json};
-use utoipa::OpenApi;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::{OpenApi, ToSchema};
 
 use super::body_limit;
-use super::error::{ApiError, Code, Envelope};
+use super::error::{ApiError, Code};
 use super::etag::{Conditions, etag};
 use super::extract::Path;
 use super::json::{Json, Raw, words};
 use super::refused::{conditional, refused, refused_change};
 use crate::catalog::{Catalog, ConnectorInfo};
+use crate::snapshot::SlotRow;
 
 /// Bytes of the largest component: those of Python are 18 MB.
 const LARGEST: usize = 128 * 1024 * 1024;
@@ -35,55 +37,102 @@ pub fn routes(catalog: Catalog) -> Router {
         .with_state(catalog)
 }
 
-fn shown(info: &ConnectorInfo, whole: bool) -> Value {
-    let inspection = &info.inspection;
-    let mut value = json!({
-        "name": info.name,
-        "bundled": info.bundled,
-        "digest": info.digest,
-        "bytes": inspection.bytes,
-        "version": inspection.version,
-        "description": inspection.description,
-        "roles": inspection.roles,
-        "slots": inspection.slots,
-        "streams": info.streams,
-        "rules": info.rules,
-    });
-    if whole && let Some(fields) = value.as_object_mut() {
-        let schema = serde_json::from_str::<Value>(&inspection.config_schema);
-        fields.insert("schema".to_owned(), schema.unwrap_or_default());
-        fields.insert("imports".to_owned(), json!(inspection.imports));
+/// A connector and who uses it.
+#[derive(Serialize, ToSchema)]
+struct Connector {
+    /// Under which name streams and actions use it.
+    #[schema(example = "mqtt")]
+    name: String,
+    /// It comes with the host.
+    bundled: bool,
+    /// BLAKE3 of the component, in hex.
+    digest: String,
+    /// Size of the component.
+    bytes: u64,
+    version: String,
+    description: String,
+    /// `source`, `sink` or both.
+    #[schema(example = json!(["source", "sink"]))]
+    roles: Vec<String>,
+    /// The connections it needs.
+    slots: Vec<SlotRow>,
+    /// Streams whose TYPE it is.
+    streams: Vec<String>,
+    /// Rules with an action of it.
+    rules: Vec<String>,
+}
+
+impl From<ConnectorInfo> for Connector {
+    fn from(info: ConnectorInfo) -> Self {
+        let inspection = info.inspection;
+        Self {
+            name: info.name,
+            bundled: info.bundled,
+            digest: info.digest,
+            bytes: inspection.bytes,
+            version: inspection.version,
+            description: inspection.description,
+            roles: inspection.roles,
+            slots: inspection.slots,
+            streams: info.streams,
+            rules: info.rules,
+        }
     }
-    value
+}
+
+/// A connector with all that it says of itself.
+#[derive(Serialize, ToSchema)]
+struct WholeConnector {
+    #[serde(flatten)]
+    connector: Connector,
+    /// The JSON Schema of its configuration; null: it has none.
+    schema: Value,
+    /// Interfaces it imports, with their versions.
+    imports: Vec<String>,
+}
+
+/// A connector whose file cannot be used any more.
+#[derive(Serialize, ToSchema)]
+struct BrokenConnector {
+    name: String,
+    /// Why.
+    err: String,
+}
+
+/// A connector in the list.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum ConnectorEntry {
+    Good(Connector),
+    Broken(BrokenConnector),
 }
 
 /// All connectors.
 #[utoipa::path(
     get, path = "/connectors", tag = "connectors",
     responses(
-        (
-            status = 200,
-            body = Vec<Object>,
-            description = "name, bundled, digest, bytes, version, roles, slots, who uses it",
-        ),
+        (status = 200, body = Vec<ConnectorEntry>),
     ),
 )]
-async fn list(State(catalog): State<Catalog>) -> Response {
+async fn list(State(catalog): State<Catalog>) -> Json<Vec<ConnectorEntry>> {
     let mut list = Vec::new();
     for name in catalog.connector_names() {
-        match catalog.connector(&name).await {
-            Ok(info) => list.push(shown(&info, false)),
-            Err(error) => list.push(json!({ "name": name, "err": error.to_string() })),
-        }
+        list.push(match catalog.connector(&name).await {
+            Ok(info) => ConnectorEntry::Good(info.into()),
+            Err(error) => ConnectorEntry::Broken(BrokenConnector {
+                name,
+                err: error.to_string(),
+            }),
+        });
     }
-    Json(list).into_response()
+    Json(list)
 }
 
 /// One connector, with the JSON Schema of its configuration.
 #[utoipa::path(
     get, path = "/connectors/{name}", tag = "connectors",
-    params(("name" = String, Path)),
-    responses((status = 200, body = Object)),
+    params(("name" = String, Path, example = "mqtt")),
+    responses((status = 200, body = WholeConnector)),
 )]
 async fn show(
     State(catalog): State<Catalog>,
@@ -91,14 +140,24 @@ async fn show(
 ) -> Result<Response, ApiError> {
     let info = catalog.connector(&name).await;
     let info = info.map_err(|error| refused(error, Code::Undefined))?;
-    Ok(([etag(info.revision)], Json(shown(&info, true))).into_response())
+    let revision = etag(info.revision);
+    let whole = WholeConnector {
+        schema: serde_json::from_str(&info.inspection.config_schema).unwrap_or_default(),
+        imports: info.inspection.imports.clone(),
+        connector: info.into(),
+    };
+    Ok(([revision], Json(whole)).into_response())
 }
 
 /// Uploads a component, also in the place of one that rules use.
 #[utoipa::path(
     method(put, post), path = "/connectors/{name}", tag = "connectors",
-    params(("name" = String, Path)),
-    request_body(content = String, content_type = "application/wasm"),
+    params(("name" = String, Path, example = "mine"), Conditions),
+    request_body(
+        content = ref("#/components/schemas/Component"),
+        content_type = "application/wasm",
+        description = "The component",
+    ),
     responses(
         (
             status = 200,
@@ -114,7 +173,6 @@ async fn show(
             content_type = "text/plain",
             example = "success",
         ),
-        (status = 412, body = Envelope, description = "It was changed since"),
     ),
 )]
 async fn replace(
@@ -124,13 +182,14 @@ async fn replace(
     Raw(wasm): Raw,
 ) -> Result<Response, ApiError> {
     let may = conditional(&conditions);
-    let revision = catalog
+    let (revision, is_new) = catalog
         .put_connector(&name, wasm, &may)
         .await
         .map_err(|error| refused_change(error, &conditions, Code::Undefined, ""))?;
-    let status = match revision {
-        0 | 1 => StatusCode::CREATED,
-        _ => StatusCode::OK,
+    let status = if is_new {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
     };
     Ok(([etag(revision)], words(status, "success")).into_response())
 }
@@ -138,10 +197,9 @@ async fn replace(
 /// Deletes a connector that nothing uses.
 #[utoipa::path(
     delete, path = "/connectors/{name}", tag = "connectors",
-    params(("name" = String, Path)),
+    params(("name" = String, Path, example = "mine"), Conditions),
     responses(
         (status = 200, body = String, content_type = "text/plain", example = "success"),
-        (status = 412, body = Envelope, description = "It was changed since"),
     ),
 )]
 async fn remove(

@@ -2,18 +2,18 @@
 
 use axum::Router;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use serde::Deserialize;
-use serde_json::{Value, json};
-use utoipa::{IntoParams, OpenApi};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::openapi::{Array, Ref};
+use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use super::error::{ApiError, Code};
 use super::extract::{Path, Query};
 use super::json::Json;
 use super::refused::refused;
 use crate::catalog::{Catalog, TENANT};
-use crate::store::{LetterFilter, StoreError};
+use crate::store::{KeptLetter, LetterFilter, StoreError};
 
 /// Letters of one answer, unless told.
 const PAGE: u32 = 100;
@@ -38,10 +38,15 @@ pub fn routes(catalog: Catalog) -> Router {
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Filter {
+    /// Of this rule.
     rule: Option<String>,
+    /// Of this action: its type and place, `mqtt_0`.
     action: Option<String>,
+    /// Of this stream.
     stream: Option<String>,
+    /// Of this kind of failure.
     kind: Option<String>,
+    /// With this code.
     code: Option<String>,
     /// Given up then or later, in milliseconds since the Unix epoch.
     since: Option<u64>,
@@ -49,6 +54,7 @@ struct Filter {
     until: Option<u64>,
     /// Only higher numbers: for the next page.
     after: Option<i64>,
+    /// Letters of one answer: 100 unless told, 1000 at most.
     limit: Option<u32>,
     /// `true`, where all of them are meant.
     all: Option<String>,
@@ -100,16 +106,44 @@ fn missing(id: i64) -> ApiError {
     ApiError::not_found(format!("there is no dead letter {id}"))
 }
 
+/// A page of dead letters.
+#[derive(Serialize, ToSchema)]
+struct Page {
+    /// How many there are that the query takes, on all pages.
+    total: u64,
+    /// For `after`, to get the next page; null: this is the last one.
+    next: Option<i64>,
+    /// By number.
+    #[schema(schema_with = letters)]
+    letters: Vec<Value>,
+}
+
+fn letters() -> Array {
+    Array::new(Ref::from_schema_name("DeadLetter"))
+}
+
+/// How many were deleted.
+#[derive(Serialize, ToSchema)]
+struct Removed {
+    removed: u64,
+}
+
+/// How many were marked.
+#[derive(Serialize, ToSchema)]
+struct Resend {
+    resend: u64,
+}
+
 /// Dead letters, a page of them.
 #[utoipa::path(
     get, path = "/deadletters", tag = "dead letters",
     params(Filter),
-    responses((status = 200, body = Object, description = "total, next (for `after`), letters")),
+    responses((status = 200, body = Page)),
 )]
 async fn list(
     State(catalog): State<Catalog>,
     Query(filter): Query<Filter>,
-) -> Result<Response, ApiError> {
+) -> Result<Json<Page>, ApiError> {
     let limit = filter.limit.unwrap_or(PAGE).clamp(1, MOST);
     let wanted = filter.wanted();
     let page = catalog
@@ -129,29 +163,39 @@ async fn list(
     let next = (page.len() == limit as usize)
         .then(|| page.last().map(|kept| kept.id))
         .flatten();
-    let letters: Vec<Value> = page.iter().map(crate::store::KeptLetter::to_json).collect();
-    Ok(Json(json!({ "total": total, "next": next, "letters": letters })).into_response())
+    let letters = page.iter().map(KeptLetter::to_json).collect();
+    Ok(Json(Page {
+        total,
+        next,
+        letters,
+    }))
 }
 
 /// One dead letter with its payload.
 #[utoipa::path(
     get, path = "/deadletters/{id}", tag = "dead letters",
     params(("id" = i64, Path)),
-    responses((status = 200, body = Object)),
+    responses((status = 200, body = ref("#/components/schemas/DeadLetter"))),
 )]
-async fn show(State(catalog): State<Catalog>, Path(id): Path<i64>) -> Result<Response, ApiError> {
+async fn show(
+    State(catalog): State<Catalog>,
+    Path(id): Path<i64>,
+) -> Result<Json<Value>, ApiError> {
     let kept = catalog.store().letter(TENANT, id).await.map_err(failed)?;
     let kept = kept.ok_or_else(|| missing(id))?;
-    Ok(Json(kept.to_json()).into_response())
+    Ok(Json(kept.to_json()))
 }
 
 /// Deletes a dead letter.
 #[utoipa::path(
     delete, path = "/deadletters/{id}", tag = "dead letters",
     params(("id" = i64, Path)),
-    responses((status = 200, body = Object, description = "removed")),
+    responses((status = 200, body = Removed)),
 )]
-async fn remove(State(catalog): State<Catalog>, Path(id): Path<i64>) -> Result<Response, ApiError> {
+async fn remove(
+    State(catalog): State<Catalog>,
+    Path(id): Path<i64>,
+) -> Result<Json<Removed>, ApiError> {
     let removed = catalog
         .store()
         .remove_letters(TENANT, &[id])
@@ -160,16 +204,19 @@ async fn remove(State(catalog): State<Catalog>, Path(id): Path<i64>) -> Result<R
     if removed == 0 {
         return Err(missing(id));
     }
-    Ok(Json(json!({ "removed": removed })).into_response())
+    Ok(Json(Removed { removed }))
 }
 
 /// Marks a dead letter to be sent again.
 #[utoipa::path(
     post, path = "/deadletters/{id}/resend", tag = "dead letters",
     params(("id" = i64, Path)),
-    responses((status = 200, body = Object, description = "resend")),
+    responses((status = 200, body = Resend)),
 )]
-async fn resend(State(catalog): State<Catalog>, Path(id): Path<i64>) -> Result<Response, ApiError> {
+async fn resend(
+    State(catalog): State<Catalog>,
+    Path(id): Path<i64>,
+) -> Result<Json<Resend>, ApiError> {
     let known = catalog.store().letter(TENANT, id).await.map_err(failed)?;
     known.ok_or_else(|| missing(id))?;
     let marked = catalog
@@ -177,7 +224,7 @@ async fn resend(State(catalog): State<Catalog>, Path(id): Path<i64>) -> Result<R
         .mark_resend(TENANT, &[id])
         .await
         .map_err(failed)?;
-    Ok(Json(json!({ "resend": marked })).into_response())
+    Ok(Json(Resend { resend: marked }))
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -211,26 +258,26 @@ async fn change_all(catalog: &Catalog, filter: &Filter, change: Change) -> Resul
 #[utoipa::path(
     delete, path = "/deadletters", tag = "dead letters",
     params(Filter),
-    responses((status = 200, body = Object, description = "removed")),
+    responses((status = 200, body = Removed)),
 )]
 async fn remove_all(
     State(catalog): State<Catalog>,
     Query(filter): Query<Filter>,
-) -> Result<Response, ApiError> {
+) -> Result<Json<Removed>, ApiError> {
     let removed = change_all(&catalog, &filter, Change::Remove).await?;
-    Ok(Json(json!({ "removed": removed })).into_response())
+    Ok(Json(Removed { removed }))
 }
 
 /// Marks all dead letters that the query takes to be sent again.
 #[utoipa::path(
     post, path = "/deadletters/resend", tag = "dead letters",
     params(Filter),
-    responses((status = 200, body = Object, description = "resend")),
+    responses((status = 200, body = Resend)),
 )]
 async fn resend_all(
     State(catalog): State<Catalog>,
     Query(filter): Query<Filter>,
-) -> Result<Response, ApiError> {
+) -> Result<Json<Resend>, ApiError> {
     let marked = change_all(&catalog, &filter, Change::Resend).await?;
-    Ok(Json(json!({ "resend": marked })).into_response())
+    Ok(Json(Resend { resend: marked }))
 }

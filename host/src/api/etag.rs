@@ -4,14 +4,24 @@
 //! the revision that is there, under the lock that holds it.
 
 use axum::extract::FromRequestParts;
-use http::HeaderMap;
-use http::header::{ETAG, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use axum::response::{IntoResponse, Response};
+use http::header::{ETAG, HeaderName, HeaderValue};
 use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+use serde::Serialize;
+use utoipa::IntoParams;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::{ObjectBuilder, Required, Type};
 
 use super::error::{ApiError, Code};
+use super::json::Json;
 
 /// The most tags in one condition; nobody means more.
 const MOST: usize = 64;
+/// The header that names what may be changed.
+pub(super) const IF_MATCH: &str = "If-Match";
+/// The header that names what is there already.
+const IF_NONE_MATCH: &str = "If-None-Match";
 
 /// The header `ETag` of a revision.
 #[must_use]
@@ -80,10 +90,28 @@ impl Conditions {
         }
     }
 
-    /// Whether the client has this revision already: answer 304.
-    #[must_use]
-    pub fn has(&self, revision: u64) -> bool {
-        self.none.as_ref().is_some_and(|tags| tags.weakly(revision))
+    /// Answers a definition with its revision; 304, if the client has it already.
+    pub fn show(&self, revision: u64, definition: impl Serialize) -> Response {
+        if self.none.as_ref().is_some_and(|tags| tags.weakly(revision)) {
+            return (StatusCode::NOT_MODIFIED, [etag(revision)]).into_response();
+        }
+        ([etag(revision)], Json(definition)).into_response()
+    }
+}
+
+/// How they are described: as the headers that they are.
+impl IntoParams for Conditions {
+    fn into_params(_inside: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let header = |name: &str| {
+            ParameterBuilder::new()
+                .name(name)
+                .parameter_in(ParameterIn::Header)
+                .required(Required::False)
+                .description(Some("A revision as `ETag` gave it, or `*`"))
+                .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+                .build()
+        };
+        [IF_MATCH, IF_NONE_MATCH].map(header).into()
     }
 }
 
@@ -98,13 +126,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Conditions {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
         Ok(Self {
-            matches: tags(&parts.headers, &IF_MATCH)?,
-            none: tags(&parts.headers, &IF_NONE_MATCH)?,
+            matches: tags(&parts.headers, IF_MATCH)?,
+            none: tags(&parts.headers, IF_NONE_MATCH)?,
         })
     }
 }
 
-fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, ApiError> {
+fn tags(headers: &HeaderMap, name: &str) -> Result<Option<Tags>, ApiError> {
     let mut listed = Vec::new();
     let mut any = false;
     for value in headers.get_all(name) {
@@ -182,7 +210,8 @@ mod tests {
         let weak = conditions(&[("if-none-match", "\"1\",W/\"3\"")])
             .await
             .unwrap();
-        assert!(weak.has(3) && weak.has(1) && !weak.has(2));
+        let status = |revision| weak.show(revision, "it").status().as_u16();
+        assert_eq!([status(3), status(1), status(2)], [304, 304, 200]);
     }
 
     #[tokio::test]

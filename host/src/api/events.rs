@@ -1,6 +1,10 @@
 //! `GET /events`: states of connections and rules as they change, as server-sent events. First the
 //! present states, then `synced`, then each change. A client that reads too slowly is not told every
-//! step in between: it gets `resync` and all present states again.
+//! step in between: it gets `resync` with the number of steps that it was not told, and all present
+//! states again.
+//!
+//! Events have no ids, and `Last-Event-ID` says nothing here: steps are kept for nobody, and who comes
+//! back gets the present states first like everybody.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -15,7 +19,7 @@ use axum::{Extension, Router};
 use futures_util::stream;
 use http::{HeaderName, HeaderValue};
 use serde::Serialize;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use utoipa::{IntoParams, OpenApi};
 
@@ -98,8 +102,9 @@ impl Filter {
 }
 
 /// States of connections and rules as they change (server-sent events). `event` is `connection` or
-/// `rule` with its state; `synced` after the present states; `resync` when some changes were missed and
-/// all states follow again.
+/// `rule` with its state; `synced` after the present states; `resync` when the client was too slow:
+/// `missed` changes were not told, and all states follow again. With a filter, changes that it does not
+/// take may be among the missed ones.
 #[utoipa::path(
     get, path = "/events", tag = "events",
     params(Filter),
@@ -161,8 +166,10 @@ struct Listener {
     _place: OwnedSemaphorePermit,
 }
 
+/// What the client was not told, because it did not read.
 #[derive(Serialize)]
 struct Missed {
+    /// Changes of state. Those that were gone before anybody could ask the filter all count.
     missed: u64,
 }
 
@@ -177,6 +184,22 @@ impl Listener {
             .push_back(Event::default().event("synced").data("{}"));
     }
 
+    /// Takes what waits, which the present states make up for: how much of it was wanted. Before the
+    /// states are read, so that no change falls in between.
+    fn pass_over(&mut self) -> u64 {
+        let mut passed = 0;
+        // Bounded by what the channel holds: those that come meanwhile may wait.
+        for _ in 0..self.changes.len() {
+            match self.changes.try_recv() {
+                Ok(Change::Missed { missed }) => passed += missed,
+                Ok(change) => passed += u64::from(self.filter.wants(&change)),
+                Err(TryRecvError::Lagged(gone)) => passed += gone,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+            }
+        }
+        passed
+    }
+
     /// # Cancel safety
     /// Nothing is lost.
     async fn next(&mut self) -> Option<Event> {
@@ -184,19 +207,18 @@ impl Listener {
             if let Some(event) = self.waiting.pop_front() {
                 return Some(event);
             }
-            match self.changes.recv().await {
+            let gone = match self.changes.recv().await {
+                Ok(Change::Missed { missed }) => missed,
                 Ok(change) if self.filter.wants(&change) => {
                     return Some(event(change.kind(), &change));
                 }
-                Ok(_) => {}
-                Err(RecvError::Lagged(missed)) => {
-                    // From now on, and before the states are read, so that none falls in between.
-                    self.changes = self.changes.resubscribe();
-                    self.waiting.push_back(event("resync", &Missed { missed }));
-                    self.states();
-                }
+                Ok(_) => continue,
+                Err(RecvError::Lagged(gone)) => gone,
                 Err(RecvError::Closed) => return None,
-            }
+            };
+            let missed = gone + self.pass_over();
+            self.waiting.push_back(event("resync", &Missed { missed }));
+            self.states();
         }
     }
 }

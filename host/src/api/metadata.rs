@@ -6,10 +6,11 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use http::StatusCode;
-use serde_json::{Value, json};
-use utoipa::OpenApi;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::{OpenApi, ToSchema};
 
-use super::connections::kind_of;
+use super::connections::{came_up, kind_of};
 use super::error::{ApiError, Code};
 use super::extract::Path;
 use super::json::{Json, RawJson};
@@ -54,18 +55,30 @@ impl Kind {
     }
 }
 
+/// A connector or a connection type.
+#[derive(Serialize, ToSchema)]
+struct Named {
+    #[schema(example = "mqtt")]
+    name: String,
+}
+
 /// Names of connectors with that role, or of connection types.
 #[utoipa::path(
     get, path = "/metadata/{kind}", tag = "conf keys",
-    params(("kind" = String, Path, description = "`sources`, `sinks`, `connections`")),
-    responses((status = 200, body = Vec<Object>)),
+    params((
+        "kind" = String, Path, example = "sources",
+        description = "`sources`, `sinks`, `connections`",
+    )),
+    responses((status = 200, body = Vec<Named>)),
 )]
 async fn names(
     State(catalog): State<Catalog>,
     Path(kind): Path<String>,
-) -> Result<Response, ApiError> {
-    let named = |name: &str| json!({ "name": name });
-    let list: Vec<Value> = match Kind::of(&kind)? {
+) -> Result<Json<Vec<Named>>, ApiError> {
+    let named = |name: &str| Named {
+        name: name.to_owned(),
+    };
+    let list = match Kind::of(&kind)? {
         Kind::Connections => {
             let types = catalog.pool().registry();
             types.iter().map(|typ| named(typ.name())).collect()
@@ -87,15 +100,22 @@ async fn names(
             list
         }
     };
-    Ok(Json(list).into_response())
+    Ok(Json(list))
 }
 
 /// Conf keys of a type, with their properties.
 #[utoipa::path(
     get, path = "/metadata/{kind}/yaml/{type}", tag = "conf keys",
-    params(("kind" = String, Path), ("type" = String, Path)),
+    params((
+            "kind" = String, Path, example = "sources",
+            description = "`sources`, `sinks`, `connections`",
+        ), ("type" = String, Path, example = "mqtt")),
     responses(
-        (status = 200, body = Object, description = "Properties by conf key, secrets masked"),
+        (
+            status = 200,
+            body = ref("#/components/schemas/ConfKeys"),
+            description = "Properties by conf key, secrets masked",
+        ),
     ),
 )]
 async fn conf_keys(
@@ -122,8 +142,14 @@ fn properties(value: Value) -> Result<Properties, ApiError> {
 /// Makes or changes a conf key.
 #[utoipa::path(
     put, path = "/metadata/{kind}/{type}/confKeys/{key}", tag = "conf keys",
-    params(("kind" = String, Path), ("type" = String, Path), ("key" = String, Path)),
-    request_body = Object,
+    params((
+            "kind" = String, Path, example = "sources",
+            description = "`sources`, `sinks`, `connections`",
+        ), ("type" = String, Path, example = "mqtt"), ("key" = String, Path, example = "press")),
+    request_body(
+        content = ref("#/components/schemas/Properties"),
+        example = json!({"connectionSelector": "plant", "qos": 1}),
+    ),
     responses((status = 200, description = "Done; the body is empty")),
 )]
 async fn put_conf_key(
@@ -144,7 +170,10 @@ async fn put_conf_key(
 /// Deletes a conf key. One that is not there is deleted already.
 #[utoipa::path(
     delete, path = "/metadata/{kind}/{type}/confKeys/{key}", tag = "conf keys",
-    params(("kind" = String, Path), ("type" = String, Path), ("key" = String, Path)),
+    params((
+            "kind" = String, Path, example = "sources",
+            description = "`sources`, `sinks`, `connections`",
+        ), ("type" = String, Path, example = "mqtt"), ("key" = String, Path, example = "press")),
     responses((status = 200, description = "Done; the body is empty")),
 )]
 async fn delete_conf_key(
@@ -170,10 +199,16 @@ async fn delete_conf_key(
 #[utoipa::path(
     post, path = "/metadata/{kind}/connection/{type}", tag = "conf keys",
     params(
-        ("kind" = String, Path, description = "`sources`, `sinks`, `lookups`, `connections`"),
-        ("type" = String, Path),
+        (
+            "kind" = String, Path, example = "connections",
+            description = "`sources`, `sinks`, `lookups`, `connections`",
+        ),
+        ("type" = String, Path, example = "sql"),
     ),
-    request_body = Object,
+    request_body(
+        content = ref("#/components/schemas/Properties"),
+        example = json!({"dburl": "sqlite::memory:"}),
+    ),
     responses((status = 200, description = "It comes up; the body is empty")),
 )]
 async fn check(
@@ -201,15 +236,7 @@ async fn check(
             .check_now(TENANT, id)
             .await
             .map_err(|error| refused(error.into(), Code::Undefined))?;
-        return match status.is_up() {
-            true => Ok(StatusCode::OK),
-            false => {
-                let words = status
-                    .err
-                    .unwrap_or_else(|| "it is not connected".to_owned());
-                Err(ApiError::bad_request(Code::Io, words))
-            }
-        };
+        return came_up(status).map(|()| StatusCode::OK);
     }
     let registered = catalog.pool().registry().get(&typ);
     let props = match (kind, &registered) {

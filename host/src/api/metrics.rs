@@ -99,6 +99,12 @@ struct Page {
 
 type Labels<'a> = Vec<(&'static str, &'a str)>;
 
+/// A family of whole numbers: its name, what it says, and where the number stands in a row.
+type Family<R> = (&'static str, &'static str, fn(&R) -> u64);
+
+/// Rows of one kind with their labels.
+type Rows<'a, R> = Vec<(Labels<'a>, &'a R)>;
+
 impl Page {
     fn write(self, open: bool) -> Result<String, fmt::Error> {
         let mut registry = Registry::default();
@@ -143,6 +149,26 @@ impl Out<'_> {
             .encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, value) in rows {
             family.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+
+    /// A gauge for each of these families. `begin`: put before their names.
+    fn gauges<R>(&mut self, begin: &str, all: &[Family<R>], rows: &Rows<'_, R>) -> fmt::Result {
+        for (name, help, value) in all {
+            let rows = rows.iter();
+            let rows = rows.map(|(labels, row)| (labels.clone(), value(row)));
+            self.gauge(&format!("{begin}{name}"), help, rows)?;
+        }
+        Ok(())
+    }
+
+    /// A counter for each of these families. `begin`: put before their names.
+    fn counters<R>(&mut self, begin: &str, all: &[Family<R>], rows: &Rows<'_, R>) -> fmt::Result {
+        for (name, help, value) in all {
+            let rows = rows.iter();
+            let rows = rows.map(|(labels, row)| (labels.clone(), value(row)));
+            self.counter(&format!("{begin}{name}"), help, rows)?;
         }
         Ok(())
     }
@@ -225,22 +251,12 @@ impl Page {
             rows().map(|row| (connection(row), seconds(at.saturating_sub(row.since_ms)))),
         )?;
         out.gauge(
-            "windlass_connection_attempts",
-            "Attempts to dial since it was last up",
-            rows().map(|row| (connection(row), row.attempts)),
-        )?;
-        out.gauge(
             "windlass_connection_next_attempt_seconds",
             "Back-off: until the next attempt; only while one is waited for",
             rows().filter_map(|row| {
                 let next = row.next_attempt_ms?;
                 Some((connection(row), seconds(next.saturating_sub(at))))
             }),
-        )?;
-        out.gauge(
-            "windlass_connection_users",
-            "Rules that use it",
-            rows().map(|row| (connection(row), row.users.len() as u64)),
         )?;
         out.gauge(
             "windlass_connection_circuit",
@@ -255,53 +271,9 @@ impl Page {
                 Some((connection(row), row.circuit_opened))
             }),
         )?;
-        type Count = fn(&ConnectionRow) -> u64;
-        let counters: [(&str, &str, Count); 8] = [
-            (
-                "windlass_connection_sessions",
-                "How often it came up",
-                |row| row.sessions,
-            ),
-            (
-                "windlass_connection_messages_in",
-                "Messages received",
-                |row| row.messages_in,
-            ),
-            (
-                "windlass_connection_messages_out",
-                "Messages that the other side has taken",
-                |row| row.messages_out,
-            ),
-            (
-                "windlass_connection_bytes_in",
-                "Bytes of payload received",
-                |row| row.bytes_in,
-            ),
-            (
-                "windlass_connection_bytes_out",
-                "Bytes of payload sent",
-                |row| row.bytes_out,
-            ),
-            (
-                "windlass_connection_untaken",
-                "Messages received for which no taker was there",
-                |row| row.untaken,
-            ),
-            (
-                "windlass_connection_dropped",
-                "Messages received and dropped, which promised nothing",
-                |row| row.dropped,
-            ),
-            (
-                "windlass_connection_refused",
-                "Messages received and refused",
-                |row| row.refused,
-            ),
-        ];
-        for (name, help, count) in counters {
-            out.counter(name, help, rows().map(|row| (connection(row), count(row))))?;
-        }
-        Ok(())
+        let rows = rows().map(|row| (connection(row), row)).collect();
+        out.gauges("windlass_connection_", CONNECTION_GAUGES, &rows)?;
+        out.counters("windlass_connection_", CONNECTION_COUNTERS, &rows)
     }
 
     fn rules(&self, out: &mut Out<'_>) -> fmt::Result {
@@ -336,49 +308,16 @@ impl Page {
 
     /// eKuiper's families, one for each kind of operator.
     fn operators(&self, out: &mut Out<'_>) -> fmt::Result {
-        type Count = fn(&OperatorRow) -> u64;
-        let counters: [(&str, &str, Count); 4] = [
-            ("records_in", "Messages that came in", |row| row.records_in),
-            ("records_out", "Messages that went on", |row| {
-                row.records_out
-            }),
-            ("messages_processed", "Messages that are done with", |row| {
-                row.processed
-            }),
-            ("exceptions", "Failures", |row| row.exceptions),
-        ];
-        let gauges: [(&str, &str, Count); 2] = [
-            (
-                "process_latency_us",
-                "Microseconds from read to settled, of the last read",
-                |row| row.latency_us,
-            ),
-            ("buffer_length", "Messages that wait in memory", |row| {
-                row.buffered
-            }),
-        ];
         for kind in ["source", "op", "sink"] {
-            let rows = || self.every().filter(move |(_, row)| row.kind == kind);
-            for (name, help, count) in counters {
-                let name = format!("kuiper_{kind}_{name}");
-                out.counter(
-                    &name,
-                    help,
-                    rows().map(|(rule, row)| (operator(rule, row, &row.name), count(row))),
-                )?;
-            }
-            for (name, help, count) in gauges {
-                let name = format!("kuiper_{kind}_{name}");
-                out.gauge(
-                    &name,
-                    help,
-                    rows().map(|(rule, row)| (operator(rule, row, &row.name), count(row))),
-                )?;
-            }
+            let of_kind = || self.every().filter(move |(_, row)| row.kind == kind);
+            let rows = of_kind().map(|(rule, row)| (operator(rule, row, &row.name), row));
+            let (begin, rows) = (format!("kuiper_{kind}_"), rows.collect());
+            out.counters(&begin, OPERATOR_COUNTERS, &rows)?;
+            out.gauges(&begin, OPERATOR_GAUGES, &rows)?;
             if kind == "op" {
                 continue;
             }
-            let links = rows().flat_map(|(rule, row)| {
+            let links = of_kind().flat_map(|(rule, row)| {
                 let names = std::iter::once(&row.name).chain(&row.aliases);
                 let metric = row.link.as_ref().map(|link| i64::from(link.metric));
                 names.filter_map(move |name| Some((operator(rule, row, name), metric?)))
@@ -479,67 +418,9 @@ impl Page {
             "1 while upstream waits for the action: its disk queue takes nothing",
             rows().map(|(labels, queue)| (labels, u64::from(queue.blocked.is_some()))),
         )?;
-        type Count = fn(&QueueRow) -> u64;
-        let gauges: [(&str, &str, Count); 2] = [
-            (
-                "windlass_queue_disk_messages",
-                "Messages on disk",
-                |queue| queue.disk_messages,
-            ),
-            ("windlass_queue_disk_bytes", "Bytes on disk", |queue| {
-                queue.disk_bytes
-            }),
-        ];
-        for (name, help, count) in gauges {
-            out.gauge(
-                name,
-                help,
-                rows().map(|(labels, queue)| (labels, count(queue))),
-            )?;
-        }
-        let counters: [(&str, &str, Count); 7] = [
-            (
-                "windlass_queue_spilled",
-                "Messages moved to disk",
-                |queue| queue.spilled,
-            ),
-            (
-                "windlass_queue_dropped",
-                "Messages dropped for want of room",
-                |queue| queue.dropped,
-            ),
-            (
-                "windlass_queue_expired",
-                "Messages on disk dropped because they were too old",
-                |queue| queue.expired,
-            ),
-            (
-                "windlass_queue_lost",
-                "Messages on disk missing because the disk queue was damaged",
-                |queue| queue.lost,
-            ),
-            (
-                "windlass_queue_set_aside",
-                "Files of the disk queue that were no use and got another name",
-                |queue| queue.set_aside,
-            ),
-            (
-                "windlass_queue_duplicates",
-                "Messages left out as duplicates",
-                |queue| queue.duplicates,
-            ),
-            ("windlass_dead_letters", "Messages dead-lettered", |queue| {
-                queue.dead_letters
-            }),
-        ];
-        for (name, help, count) in counters {
-            out.counter(
-                name,
-                help,
-                rows().map(|(labels, queue)| (labels, count(queue))),
-            )?;
-        }
-        Ok(())
+        let rows = rows().collect();
+        out.gauges("windlass_queue_", QUEUE_GAUGES, &rows)?;
+        out.counters("windlass_", QUEUE_COUNTERS, &rows)
     }
 
     fn guests(&self, out: &mut Out<'_>) -> fmt::Result {
@@ -547,11 +428,6 @@ impl Page {
             self.every()
                 .filter_map(|(rule, row)| Some((rule_and_name(rule, row), row.guest.as_ref()?)))
         };
-        out.gauge(
-            "windlass_connector_memory_bytes",
-            "Memory of the connector's present instance; 0: there is none",
-            rows().map(|(labels, guest)| (labels, guest.memory_bytes)),
-        )?;
         #[expect(clippy::cast_precision_loss, reason = "seconds with their fractions")]
         let seconds = |ns: u64| ns as f64 / 1e9;
         out.counter(
@@ -564,33 +440,121 @@ impl Page {
             "Seconds that calls have waited: for messages, for the other side",
             rows().map(|(labels, guest)| (labels, seconds(guest.wait_ns))),
         )?;
-        type Count = fn(&GuestRow) -> u64;
-        let counters: [(&str, &str, Count); 4] = [
-            ("windlass_connector_calls", "Calls", |guest| guest.calls),
-            (
-                "windlass_connector_traps",
-                "Calls that ended in a trap",
-                |guest| guest.traps,
-            ),
-            (
-                "windlass_connector_overtime",
-                "Calls that took too long",
-                |guest| guest.overtime,
-            ),
-            ("windlass_connector_instances", "Instances made", |guest| {
-                guest.instances
-            }),
-        ];
-        for (name, help, count) in counters {
-            out.counter(
-                name,
-                help,
-                rows().map(|(labels, guest)| (labels, count(guest))),
-            )?;
-        }
-        Ok(())
+        let rows = rows().collect();
+        out.gauges("windlass_connector_", GUEST_GAUGES, &rows)?;
+        out.counters("windlass_connector_", GUEST_COUNTERS, &rows)
     }
 }
+
+const CONNECTION_GAUGES: &[Family<ConnectionRow>] = &[
+    ("attempts", "Attempts to dial since it was last up", |row| {
+        row.attempts
+    }),
+    ("users", "Rules that use it", |row| row.users.len() as u64),
+];
+
+const CONNECTION_COUNTERS: &[Family<ConnectionRow>] = &[
+    ("sessions", "How often it came up", |row| row.sessions),
+    ("messages_in", "Messages received", |row| row.messages_in),
+    (
+        "messages_out",
+        "Messages that the other side has taken",
+        |row| row.messages_out,
+    ),
+    ("bytes_in", "Bytes of payload received", |row| row.bytes_in),
+    ("bytes_out", "Bytes of payload sent", |row| row.bytes_out),
+    (
+        "untaken",
+        "Messages received for which no taker was there",
+        |row| row.untaken,
+    ),
+    (
+        "dropped",
+        "Messages received and dropped, which promised nothing",
+        |row| row.dropped,
+    ),
+    ("refused", "Messages received and refused", |row| {
+        row.refused
+    }),
+];
+
+const OPERATOR_COUNTERS: &[Family<OperatorRow>] = &[
+    ("records_in", "Messages that came in", |row| row.records_in),
+    ("records_out", "Messages that went on", |row| {
+        row.records_out
+    }),
+    ("messages_processed", "Messages that are done with", |row| {
+        row.processed
+    }),
+    ("exceptions", "Failures", |row| row.exceptions),
+];
+
+const OPERATOR_GAUGES: &[Family<OperatorRow>] = &[
+    (
+        "process_latency_us",
+        "Microseconds from read to settled, of the last read",
+        |row| row.latency_us,
+    ),
+    ("buffer_length", "Messages that wait in memory", |row| {
+        row.buffered
+    }),
+];
+
+const QUEUE_GAUGES: &[Family<QueueRow>] = &[
+    ("disk_messages", "Messages on disk", |queue| {
+        queue.disk_messages
+    }),
+    ("disk_bytes", "Bytes on disk", |queue| queue.disk_bytes),
+];
+
+const QUEUE_COUNTERS: &[Family<QueueRow>] = &[
+    ("queue_spilled", "Messages moved to disk", |queue| {
+        queue.spilled
+    }),
+    (
+        "queue_dropped",
+        "Messages dropped for want of room",
+        |queue| queue.dropped,
+    ),
+    (
+        "queue_expired",
+        "Messages on disk dropped because they were too old",
+        |queue| queue.expired,
+    ),
+    (
+        "queue_lost",
+        "Messages on disk missing because the disk queue was damaged",
+        |queue| queue.lost,
+    ),
+    (
+        "queue_set_aside",
+        "Files of the disk queue that were no use and got another name",
+        |queue| queue.set_aside,
+    ),
+    (
+        "queue_duplicates",
+        "Messages left out as duplicates",
+        |queue| queue.duplicates,
+    ),
+    ("dead_letters", "Messages dead-lettered", |queue| {
+        queue.dead_letters
+    }),
+];
+
+const GUEST_GAUGES: &[Family<GuestRow>] = &[(
+    "memory_bytes",
+    "Memory of the connector's present instance; 0: there is none",
+    |guest| guest.memory_bytes,
+)];
+
+const GUEST_COUNTERS: &[Family<GuestRow>] = &[
+    ("calls", "Calls", |guest| guest.calls),
+    ("traps", "Calls that ended in a trap", |guest| guest.traps),
+    ("overtime", "Calls that took too long", |guest| {
+        guest.overtime
+    }),
+    ("instances", "Instances made", |guest| guest.instances),
+];
 
 /// Our labels of a connection.
 fn connection(row: &ConnectionRow) -> Labels<'_> {

@@ -8,6 +8,7 @@
 //! | [`auth`] | who asks, and what he may do |
 //! | [`error`], [`json`], [`etag`], [`extract`] | what goes in and out |
 //! | [`system`], [`events`], [`metrics`] | what the host says of itself |
+//! | [`tasks`] | what clients have begun and ask after |
 //! | [`openapi`] | the description of all that, from the handlers |
 //! | [`connections`], [`metadata`], [`streams`], [`rules`], [`connectors`], [`deadletters`], [`transfer`] | the resources, over the [`crate::catalog`] |
 //!
@@ -55,6 +56,7 @@ mod refused;
 pub mod rules;
 pub mod streams;
 pub mod system;
+pub mod tasks;
 #[cfg(test)]
 mod tests;
 pub mod transfer;
@@ -147,6 +149,10 @@ pub(crate) struct Reading {
 #[derive(Clone, Debug)]
 pub(crate) struct Stopping(CancellationToken);
 
+/// Where work goes on that its request does not wait for; the server does before it ends.
+#[derive(Clone, Debug)]
+pub(crate) struct Background(TaskTracker);
+
 /// REST that is being served.
 #[derive(Debug)]
 pub struct ListeningApi {
@@ -214,8 +220,10 @@ pub async fn serve(
     })
 }
 
-/// All routes: those that show the host, and one line for each resource.
-pub fn routes(view: Arc<dyn View>, catalog: &Catalog) -> Router {
+/// All routes: those that show the host, and one line for each resource. `leave`: cancelled when a
+/// client has asked that the process ends and begins anew.
+pub fn routes(view: Arc<dyn View>, catalog: &Catalog, leave: CancellationToken) -> Router {
+    let tasks = tasks::Tasks::default();
     system::routes(Arc::clone(&view))
         .merge(openapi::routes())
         .merge(metrics::routes(Arc::clone(&view)))
@@ -226,7 +234,8 @@ pub fn routes(view: Arc<dyn View>, catalog: &Catalog) -> Router {
         .merge(rules::routes(catalog.clone()))
         .merge(deadletters::routes(catalog.clone()))
         .merge(connectors::routes(catalog.clone()))
-        .merge(transfer::routes(catalog.clone()))
+        .merge(transfer::routes(catalog.clone(), tasks.clone(), leave))
+        .merge(tasks::routes(tasks))
 }
 
 /// A layer for routes whose bodies may be larger (or must be smaller) than others.
@@ -321,6 +330,7 @@ impl Api {
         }
         extensions.insert(reading);
         extensions.insert(Stopping(self.stop.clone()));
+        extensions.insert(Background(self.handlers.clone()));
         let answering = TowerToHyperService::new(self.router.clone()).call(request);
         // In a task of its own: a panic ends there, and so does nothing else.
         let task = self.handlers.spawn(answering);

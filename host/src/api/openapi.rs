@@ -2,7 +2,9 @@
 //! `GET /docs`, a page that shows it with nothing from elsewhere.
 //!
 //! A handler is described by `#[utoipa::path]` beside it and named in the list of its file. What is the
-//! same for all (who may not ask, what is too long) is entered here; a test compares the routes.
+//! same for all (who may not ask, what is too long) is entered here; a test compares the routes. What no
+//! type of the code describes stands in [`schemas`]. That answers are as described is for the
+//! end-to-end tests, which compare each.
 
 use std::sync::LazyLock;
 
@@ -12,14 +14,16 @@ use axum::routing::get;
 use bytes::Bytes;
 use http::HeaderValue;
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use serde_json::Value;
 use utoipa::OpenApi;
-use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, ObjectBuilder, Ref, RefOr, Required, ResponseBuilder, Type};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 
 use super::error::Envelope;
+use super::etag::IF_MATCH;
 use super::{
-    connections, connectors, deadletters, events, metadata, metrics, rules, streams, system,
+    connections, connectors, deadletters, events, metadata, metrics, rules, streams, system, tasks,
     transfer,
 };
 
@@ -46,8 +50,10 @@ const TOKEN: &str = "token";
 )]
 struct Doc;
 
-static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| match document().to_json() {
-    Ok(text) => text.into(),
+mod schemas;
+
+static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| match described() {
+    Ok(document) => document.to_string().into(),
     Err(error) => {
         tracing::error!(%error, "the description of REST cannot be written");
         Bytes::new()
@@ -65,7 +71,7 @@ pub fn routes() -> Router {
 #[utoipa::path(
     get, path = "/openapi.json", tag = "system",
     security(()),
-    responses((status = 200, body = Object)),
+    responses((status = 200, body = ref("#/components/schemas/OpenApi"))),
 )]
 async fn openapi() -> Response {
     let kind = HeaderValue::from_static("application/json");
@@ -87,7 +93,18 @@ async fn docs() -> Response {
     ([(CONTENT_SECURITY_POLICY, policy)], page).into_response()
 }
 
-/// All of it: one line for each resource.
+/// All of it.
+fn described() -> serde_json::Result<Value> {
+    let mut all = serde_json::to_value(document())?;
+    let known = all.pointer_mut("/components/schemas");
+    if let Some(known) = known.and_then(Value::as_object_mut) {
+        known.extend(schemas::all());
+        known.sort_keys();
+    }
+    Ok(all)
+}
+
+/// What the code says of itself: one line for each resource.
 fn document() -> utoipa::openapi::OpenApi {
     let mut doc = Doc::openapi()
         .merge_from(connections::Doc::openapi())
@@ -97,6 +114,7 @@ fn document() -> utoipa::openapi::OpenApi {
         .merge_from(connectors::Doc::openapi())
         .merge_from(deadletters::Doc::openapi())
         .merge_from(transfer::Doc::openapi())
+        .merge_from(tasks::Doc::openapi())
         .merge_from(events::Doc::openapi())
         .merge_from(metrics::Doc::openapi())
         .merge_from(system::Doc::openapi());
@@ -157,9 +175,16 @@ fn complete(method: &str, path: &str, operation: &mut Operation) {
         ]);
     }
     let responses = &mut operation.responses.responses;
-    if responses.contains_key("412") {
-        let parameters = operation.parameters.get_or_insert_default();
-        parameters.extend(["If-Match", "If-None-Match"].map(|name| RefOr::T(condition(name))));
+    let parameters = operation.parameters.iter().flatten();
+    let is_conditional = parameters.clone().any(|parameter| match parameter {
+        RefOr::T(parameter) => parameter.name == IF_MATCH,
+        RefOr::Ref(_) => false,
+    });
+    if is_conditional {
+        failures.push((
+            412,
+            "`If-Match`, `If-None-Match`: it was changed since, or is there",
+        ));
     }
     for (status, why) in failures {
         responses.entry(status.to_string()).or_insert_with(|| {
@@ -172,16 +197,6 @@ fn complete(method: &str, path: &str, operation: &mut Operation) {
             RefOr::T(response.build())
         });
     }
-}
-
-fn condition(name: &str) -> Parameter {
-    ParameterBuilder::new()
-        .name(name)
-        .parameter_in(ParameterIn::Header)
-        .required(Required::False)
-        .description(Some("A revision as `ETag` gave it, or `*`"))
-        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
-        .build()
 }
 
 /// `GET /rules/{id}/status` is `get_rules_id_status`.
@@ -237,7 +252,7 @@ mod tests {
 
     #[test]
     fn every_route_is_described_and_nothing_else_is() {
-        let document = serde_json::to_value(document()).unwrap();
+        let document = described().unwrap();
         let mut described = BTreeSet::new();
         for (path, item) in document["paths"].as_object().unwrap() {
             for (method, operation) in item.as_object().unwrap() {
@@ -256,8 +271,8 @@ mod tests {
 
     #[test]
     fn names_of_operations_and_references_are_whole() {
-        let text = document().to_json().unwrap();
-        let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let document = described().unwrap();
+        let text = document.to_string();
         let names: Vec<&str> = text
             .split("\"operationId\":\"")
             .skip(1)
@@ -269,6 +284,62 @@ mod tests {
             let pointer = rest.split('"').next().unwrap();
             assert!(document.pointer(pointer).is_some(), "{pointer}");
         }
+    }
+
+    /// Calls `each` with the pointer and the value of everything in the document.
+    fn walk(value: &Value, pointer: &str, each: &mut impl FnMut(&str, &Value)) {
+        each(pointer, value);
+        match value {
+            Value::Object(object) => {
+                for (name, inner) in object {
+                    let name = name.replace('~', "~0").replace('/', "~1");
+                    walk(inner, &format!("{pointer}/{name}"), each);
+                }
+            }
+            Value::Array(items) => {
+                for (place, inner) in items.iter().enumerate() {
+                    walk(inner, &format!("{pointer}/{place}"), each);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_body_has_a_schema_that_says_something_and_every_example_is_of_its_schema() {
+        let document = described().unwrap();
+        let mut bodies = 0;
+        walk(&document["paths"], "/paths", &mut |pointer, value| {
+            let Some(schema) = value.get("schema") else {
+                return;
+            };
+            if !pointer.contains("/content/") {
+                return;
+            }
+            bodies += 1;
+            assert_ne!(
+                *schema,
+                serde_json::json!({ "type": "object" }),
+                "{pointer} says nothing"
+            );
+            // The schema with all that it may refer to.
+            let whole = serde_json::json!({
+                "$ref": format!("#{pointer}/schema").replace('{', "%7B").replace('}', "%7D"),
+                "paths": document["paths"], "components": document["components"],
+            });
+            let validator = jsonschema::validator_for(&whole)
+                .unwrap_or_else(|error| panic!("{pointer}: {error}"));
+            let is_json = pointer.ends_with("application~1json");
+            let Some(example) = value.get("example").filter(|_| is_json) else {
+                return;
+            };
+            let errors: Vec<_> = validator
+                .iter_errors(example)
+                .map(|error| error.to_string())
+                .collect();
+            assert!(errors.is_empty(), "{pointer}: {errors:?}");
+        });
+        assert!(bodies > 500, "{bodies}");
     }
 
     #[test]

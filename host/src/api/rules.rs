@@ -1,20 +1,22 @@
-//! `/rules`: definitions, life, status.
+//! `/rules`: definitions, life, tags. What they show of themselves: [`status`].
 
 use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use http::{HeaderValue, StatusCode, header};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use super::error::{ApiError, Code, Envelope};
-use super::etag::{Conditions, etag};
+use super::etag::Conditions;
 use super::extract::{Path, Query};
 use super::json::{Json, Raw, RawJson, words};
 use super::refused::{conditional, refused, refused_change};
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{Catalog, CatalogError, RuleInfo};
+
+mod status;
 
 #[derive(OpenApi)]
 #[openapi(paths(
@@ -27,11 +29,11 @@ use crate::catalog::{Catalog, CatalogError};
     start,
     stop,
     restart,
-    status,
-    status_v2,
-    all_statuses,
-    topology,
-    explain,
+    status::status,
+    status::status_v2,
+    status::all,
+    status::topology,
+    status::explain,
     reset_state,
     set_tags,
     add_tags,
@@ -47,7 +49,7 @@ pub fn routes(catalog: Catalog) -> Router {
     Router::new()
         .route("/rules", get(list).post(create))
         .route("/rules/validate", post(validate))
-        .route("/rules/status/all", get(all_statuses))
+        .route("/rules/status/all", get(status::all))
         .route("/rules/tags/match", get(tagged))
         .route("/rules/bulkstart", post(bulk_start))
         .route("/rules/bulkstop", post(bulk_stop))
@@ -55,10 +57,10 @@ pub fn routes(catalog: Catalog) -> Router {
         .route("/rules/{id}/start", post(start))
         .route("/rules/{id}/stop", post(stop))
         .route("/rules/{id}/restart", post(restart))
-        .route("/rules/{id}/status", get(status))
-        .route("/v2/rules/{id}/status", get(status_v2))
-        .route("/rules/{id}/topo", get(topology))
-        .route("/rules/{id}/explain", get(explain))
+        .route("/rules/{id}/status", get(status::status))
+        .route("/v2/rules/{id}/status", get(status::status_v2))
+        .route("/rules/{id}/topo", get(status::topology))
+        .route("/rules/{id}/explain", get(status::explain))
         .route("/rules/{id}/reset_state", put(reset_state))
         .route(
             "/rules/{id}/tags",
@@ -75,34 +77,55 @@ fn wrong(error: CatalogError) -> ApiError {
     refused(error, Code::Rule)
 }
 
+/// A rule in the list.
+#[derive(Serialize, ToSchema)]
+struct RuleEntry {
+    id: String,
+    /// For people.
+    name: String,
+    /// `running`, `starting`, `stopping`, `stopped`, `stopped by error`.
+    #[schema(example = "running")]
+    status: &'static str,
+    version: String,
+    /// Always false: there is no tracing.
+    trace: bool,
+    tags: Vec<String>,
+}
+
+impl From<RuleInfo> for RuleEntry {
+    fn from(rule: RuleInfo) -> Self {
+        Self {
+            id: rule.id,
+            name: rule.name,
+            status: rule.status,
+            version: rule.version,
+            trace: false,
+            tags: rule.tags,
+        }
+    }
+}
+
 /// All rules with their status, by id.
 #[utoipa::path(
     get, path = "/rules", tag = "rules",
-    responses(
-        (status = 200, body = Vec<Object>, description = "id, name, status, version, trace, tags"),
-    ),
+    responses((status = 200, body = Vec<RuleEntry>)),
 )]
-async fn list(State(catalog): State<Catalog>) -> Response {
-    let rules = catalog.rules().into_iter();
-    let list: Vec<Value> = rules
-        .map(|rule| {
-            json!({
-                "id": rule.id,
-                "name": rule.name,
-                "status": rule.status,
-                "version": rule.version,
-                "trace": false,
-                "tags": rule.tags,
-            })
-        })
-        .collect();
-    Json(list).into_response()
+async fn list(State(catalog): State<Catalog>) -> Json<Vec<RuleEntry>> {
+    Json(catalog.rules().into_iter().map(RuleEntry::from).collect())
 }
 
 /// Makes a rule, and starts it unless it says `triggered: false`.
 #[utoipa::path(
     post, path = "/rules", tag = "rules",
-    request_body = Object,
+    request_body(
+        content = ref("#/components/schemas/RuleDefinition"),
+        example = json!({
+            "id": "hot",
+            "sql": "SELECT sequence, temperature FROM demo WHERE temperature > 50",
+            "actions": [{"log": {}}],
+            "tags": ["press"],
+        }),
+    ),
     responses(
         (
             status = 201,
@@ -116,10 +139,7 @@ async fn create(
     State(catalog): State<Catalog>,
     RawJson { value, .. }: RawJson,
 ) -> Result<Response, ApiError> {
-    let id = catalog
-        .create_rule(value)
-        .await
-        .map_err(|error| wrong(error).within("Create rule error"))?;
+    let id = catalog.create_rule(value).await.map_err(wrong)?;
     let text = format!("Rule {id} was created successfully.");
     Ok(words(StatusCode::CREATED, text))
 }
@@ -127,33 +147,55 @@ async fn create(
 /// Whether a rule could be made.
 #[utoipa::path(
     post, path = "/rules/validate", tag = "rules",
-    request_body = Object,
+    request_body(
+        content = ref("#/components/schemas/RuleDefinition"),
+        example = json!({
+            "id": "hot",
+            "sql": "SELECT sequence, temperature FROM demo WHERE temperature > 50",
+            "actions": [{"log": {}}],
+            "tags": ["press"],
+        }),
+    ),
     responses(
-        (status = 200, body = Object, description = "sources, valid, warnings"),
+        (status = 200, body = Validated),
         (status = 422, body = String, content_type = "text/plain", description = "Why not"),
     ),
 )]
 async fn validate(State(catalog): State<Catalog>, RawJson { value, .. }: RawJson) -> Response {
     match catalog.validate_rule(value).await {
-        Ok((stream, warnings)) => {
-            let mut answer = json!({ "sources": [stream], "valid": true });
-            if !warnings.is_empty()
-                && let Some(fields) = answer.as_object_mut()
-            {
-                fields.insert("warnings".to_owned(), json!(warnings));
-            }
-            Json(answer).into_response()
-        }
+        Ok((stream, warnings)) => Json(Validated {
+            sources: [stream],
+            valid: true,
+            warnings,
+        })
+        .into_response(),
         Err(error) => words(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
     }
+}
+
+/// A rule that could be made.
+#[derive(Serialize, ToSchema)]
+struct Validated {
+    /// The stream that it reads.
+    #[schema(example = json!(["demo"]))]
+    sources: [String; 1],
+    /// It is.
+    valid: bool,
+    /// What should be looked at though it is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 /// One rule, as it was given.
 #[utoipa::path(
     get, path = "/rules/{id}", tag = "rules",
-    params(("id" = String, Path)),
+    params(("id" = String, Path, example = "hot")),
     responses(
-        (status = 200, body = Object, description = "Secrets are masked"),
+        (
+            status = 200,
+            body = ref("#/components/schemas/Rule"),
+            description = "Secrets are masked",
+        ),
         (status = 304, description = "As the client has it"),
     ),
 )]
@@ -162,18 +204,19 @@ async fn show(
     Path(id): Path<String>,
     conditions: Conditions,
 ) -> Result<Response, ApiError> {
-    let (rule, revision) = catalog.rule(&id).ok_or_else(|| missing(&id))?;
-    if conditions.has(revision) {
-        return Ok((StatusCode::NOT_MODIFIED, [etag(revision)]).into_response());
-    }
-    Ok(([etag(revision)], Json(rule)).into_response())
+    let rule = catalog.rule(&id);
+    let (rule, revision) = rule.ok_or_else(|| missing(&id).within("Describe rule error"))?;
+    Ok(conditions.show(revision, rule))
 }
 
 /// Changes a rule, or makes it.
 #[utoipa::path(
     put, path = "/rules/{id}", tag = "rules",
-    params(("id" = String, Path)),
-    request_body = Object,
+    params(("id" = String, Path, example = "hot"), Conditions),
+    request_body(
+        content = ref("#/components/schemas/RuleChange"),
+        example = json!({"sql": "SELECT * FROM demo", "actions": [{"log": {}}], "tags": ["press"]}),
+    ),
     responses(
         (
             status = 200,
@@ -181,7 +224,6 @@ async fn show(
             content_type = "text/plain",
             example = "Rule hot was updated successfully.",
         ),
-        (status = 412, body = Envelope, description = "It was changed since"),
     ),
 )]
 async fn replace(
@@ -202,10 +244,9 @@ async fn replace(
 /// Deletes a rule with its queues.
 #[utoipa::path(
     delete, path = "/rules/{id}", tag = "rules",
-    params(("id" = String, Path)),
+    params(("id" = String, Path, example = "hot"), Conditions),
     responses(
         (status = 200, body = String, content_type = "text/plain", example = "Rule hot is dropped."),
-        (status = 412, body = Envelope, description = "It was changed since"),
     ),
 )]
 async fn remove(
@@ -224,7 +265,7 @@ async fn remove(
 /// Starts a rule.
 #[utoipa::path(
     post, path = "/rules/{id}/start", tag = "rules",
-    params(("id" = String, Path)),
+    params(("id" = String, Path, example = "hot")),
     responses(
         (status = 200, body = String, content_type = "text/plain", example = "Rule hot was started"),
     ),
@@ -233,14 +274,15 @@ async fn start(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    catalog.start_rule(&id).await.map_err(wrong)?;
+    let started = catalog.start_rule(&id).await;
+    started.map_err(|error| wrong(error).within("start rule error"))?;
     Ok(words(StatusCode::OK, format!("Rule {id} was started")))
 }
 
 /// Stops a rule.
 #[utoipa::path(
     post, path = "/rules/{id}/stop", tag = "rules",
-    params(("id" = String, Path)),
+    params(("id" = String, Path, example = "hot")),
     responses(
         (
             status = 200,
@@ -254,14 +296,15 @@ async fn stop(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    catalog.stop_rule(&id).await.map_err(wrong)?;
+    let stopped = catalog.stop_rule(&id).await;
+    stopped.map_err(|error| wrong(error).within("stop rule error"))?;
     Ok(words(StatusCode::OK, format!("Rule {id} was stopped.")))
 }
 
 /// Stops a rule and starts it.
 #[utoipa::path(
     post, path = "/rules/{id}/restart", tag = "rules",
-    params(("id" = String, Path)),
+    params(("id" = String, Path, example = "hot")),
     responses(
         (
             status = 200,
@@ -275,150 +318,19 @@ async fn restart(
     State(catalog): State<Catalog>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    catalog.restart_rule(&id).await.map_err(wrong)?;
+    let restarted = catalog.restart_rule(&id).await;
+    restarted.map_err(|error| wrong(error).within("restart rule error"))?;
     Ok(words(StatusCode::OK, format!("Rule {id} was restarted")))
-}
-
-/// Indented, as eKuiper writes it.
-fn pretty(value: &Value) -> Response {
-    let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    let kind = HeaderValue::from_static("application/json");
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
-}
-
-/// A rule's state and its counters, flat.
-#[utoipa::path(
-    get, path = "/rules/{id}/status", tag = "rules",
-    params(("id" = String, Path)),
-    responses(
-        (
-            status = 200,
-            body = Object,
-            description = "eKuiper's names: `source_demo_0_records_in_total` and so on",
-        ),
-    ),
-)]
-async fn status(
-    State(catalog): State<Catalog>,
-    Path(id): Path<String>,
-) -> Result<Response, ApiError> {
-    let status = catalog.rule_status(&id).ok_or_else(|| missing(&id))?;
-    Ok(pretty(&status.to_json()))
-}
-
-/// eKuiper's second form: the same counters as objects by operator.
-#[utoipa::path(
-    get, path = "/v2/rules/{id}/status", tag = "rules",
-    params(("id" = String, Path)),
-    responses((status = 200, body = Object)),
-)]
-async fn status_v2(
-    State(catalog): State<Catalog>,
-    Path(id): Path<String>,
-) -> Result<Response, ApiError> {
-    let status = catalog.rule_status(&id).ok_or_else(|| missing(&id))?;
-    let Value::Object(flat) = status.to_json() else {
-        return Err(ApiError::internal());
-    };
-    let mut all = Map::new();
-    for (name, value) in flat {
-        match by_operator(&name) {
-            Some((operator, metric)) => {
-                let entry = all.entry(operator).or_insert_with(|| json!({}));
-                if let Some(metrics) = entry.as_object_mut() {
-                    metrics.insert(metric, value);
-                }
-            }
-            None => {
-                all.insert(name, value);
-            }
-        }
-    }
-    Ok(pretty(&Value::Object(all)))
-}
-
-/// `source_demo_0_records_in_total` to `source_demo_0` and `records_in_total`.
-fn by_operator(name: &str) -> Option<(String, String)> {
-    let is_operator = ["source_", "op_", "sink_"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix));
-    // The instance is always the first one.
-    let (operator, metric) = name.rsplit_once("_0_").filter(|_| is_operator)?;
-    Some((format!("{operator}_0"), metric.to_owned()))
-}
-
-/// States of all rules, by id.
-#[utoipa::path(
-    get, path = "/rules/status/all", tag = "rules",
-    responses((status = 200, body = Object)),
-)]
-async fn all_statuses(State(catalog): State<Catalog>) -> Response {
-    let mut all = Map::new();
-    for rule in catalog.rules() {
-        let Some(status) = catalog.rule_status(&rule.id) else {
-            continue;
-        };
-        let operators = status.row.iter().flat_map(|row| &row.operators);
-        let total: u64 = operators.map(|operator| operator.exceptions).sum();
-        let one = json!({
-            "status": status.status,
-            "last_exception": status.message,
-            "exceptions_total": total,
-        });
-        all.insert(rule.id, one);
-    }
-    Json(all).into_response()
-}
-
-/// The way of a message through a rule.
-#[utoipa::path(
-    get, path = "/rules/{id}/topo", tag = "rules",
-    params(("id" = String, Path)),
-    responses((status = 200, body = Object, description = "sources, edges")),
-)]
-async fn topology(
-    State(catalog): State<Catalog>,
-    Path(id): Path<String>,
-) -> Result<Response, ApiError> {
-    let (stream, actions) = catalog.rule_topology(&id).ok_or_else(|| missing(&id))?;
-    let source = format!("source_{stream}");
-    let sinks: Vec<_> = actions.iter().map(|name| format!("sink_{name}")).collect();
-    Ok(Json(json!({
-        "sources": [source],
-        "edges": { source: ["op_query"], "op_query": sinks },
-    }))
-    .into_response())
-}
-
-/// The same as text.
-#[utoipa::path(
-    get, path = "/rules/{id}/explain", tag = "rules",
-    params(("id" = String, Path)),
-    responses((status = 200, body = String, content_type = "text/plain")),
-)]
-async fn explain(
-    State(catalog): State<Catalog>,
-    Path(id): Path<String>,
-) -> Result<Response, ApiError> {
-    let (stream, actions) = catalog
-        .rule_topology(&id)
-        .ok_or_else(|| missing(&id).within("explain rules error"))?;
-    let (rule, _) = catalog.rule(&id).ok_or_else(|| missing(&id))?;
-    let sql = rule.get("sql").and_then(Value::as_str).unwrap_or_default();
-    let mut text = format!("source {stream}\n  query {sql}\n");
-    for action in actions {
-        text.push_str("    sink ");
-        text.push_str(&action);
-        text.push('\n');
-    }
-    Ok(words(StatusCode::OK, text))
 }
 
 /// Sets where a source goes on.
 #[utoipa::path(
     put, path = "/rules/{id}/reset_state", tag = "rules",
-    params(("id" = String, Path)),
-    request_body = Object,
+    params(("id" = String, Path, example = "hot")),
+    request_body(
+        content = ref("#/components/schemas/Position"),
+        example = json!({"type": 1, "params": {"streamName": "demo", "input": {"sequence": 7}}}),
+    ),
     responses((status = 200, body = String, content_type = "text/plain", example = "success")),
 )]
 async fn reset_state(
@@ -461,13 +373,14 @@ async fn reset_state(
 #[derive(Debug, Default, Deserialize, ToSchema)]
 struct Tags {
     #[serde(default)]
+    #[schema(example = json!(["press"]))]
     tags: Vec<String>,
 }
 
 /// Gives a rule these tags and no others.
 #[utoipa::path(
     put, path = "/rules/{id}/tags", tag = "rules",
-    params(("id" = String, Path)),
+    params(("id" = String, Path, example = "hot")),
     request_body = Tags,
     responses((status = 200, description = "Done; the body is empty")),
 )]
@@ -484,7 +397,7 @@ async fn set_tags(
 /// Gives a rule these tags too.
 #[utoipa::path(
     patch, path = "/rules/{id}/tags", tag = "rules",
-    params(("id" = String, Path)),
+    params(("id" = String, Path, example = "hot")),
     request_body = Tags,
     responses((status = 200, description = "Done; the body is empty")),
 )]
@@ -507,7 +420,7 @@ async fn add_tags(
 /// Takes these tags away.
 #[utoipa::path(
     delete, path = "/rules/{id}/tags", tag = "rules",
-    params(("id" = String, Path)),
+    params(("id" = String, Path, example = "hot")),
     request_body = Tags,
     responses((status = 200, description = "Done; the body is empty")),
 )]
@@ -528,12 +441,21 @@ struct Wanted {
     tags: Option<String>,
 }
 
+/// The rules that were asked for.
+#[derive(Serialize, ToSchema)]
+struct Tagged {
+    /// Their ids; left out, as in eKuiper, where there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(example = json!(["hot"]))]
+    rules: Vec<String>,
+}
+
 /// Ids of the rules that have all of these tags.
 #[utoipa::path(
     get, path = "/rules/tags/match", tag = "rules",
     params(Wanted),
     responses(
-        (status = 200, body = Vec<String>),
+        (status = 200, body = Tagged),
         (status = 408, body = Envelope),
         (status = 413, body = Envelope),
         (status = 415, body = Envelope),
@@ -543,7 +465,7 @@ async fn tagged(
     State(catalog): State<Catalog>,
     Query(wanted): Query<Wanted>,
     Raw(body): Raw,
-) -> Result<Response, ApiError> {
+) -> Result<Json<Tagged>, ApiError> {
     let mut tags = match body.is_empty() {
         true => Vec::new(),
         false => {
@@ -559,76 +481,75 @@ async fn tagged(
             .filter(|tag| !tag.is_empty())
             .map(str::to_owned),
     );
-    Ok(Json(catalog.tagged(&tags)).into_response())
+    Ok(Json(Tagged {
+        rules: catalog.tagged(&tags),
+    }))
 }
 
 /// Starts the rules that have all of these tags.
 #[utoipa::path(
     post, path = "/rules/bulkstart", tag = "rules",
     request_body = Tags,
-    responses((status = 200, body = Vec<Object>, description = "id, success, error")),
+    responses((status = 200, body = Vec<Outcome>)),
 )]
 async fn bulk_start(
     State(catalog): State<Catalog>,
     Json(given): Json<Tags>,
-) -> Result<Response, ApiError> {
-    let mut done = Vec::new();
-    for id in named_by(&catalog, &given)? {
-        let result = catalog.start_rule(&id).await;
-        done.push(outcome(&id, result));
-    }
-    Ok(Json(done).into_response())
+) -> Result<Json<Vec<Outcome>>, ApiError> {
+    bulk(&catalog, &given, true).await
 }
 
-/// The rules with all of these tags. Without any tag nobody has said which.
-fn named_by(catalog: &Catalog, given: &Tags) -> Result<Vec<String>, ApiError> {
+/// Starts or stops each rule that has all of these tags. Without any tag nobody has said which.
+async fn bulk(
+    catalog: &Catalog,
+    given: &Tags,
+    running: bool,
+) -> Result<Json<Vec<Outcome>>, ApiError> {
     if given.tags.is_empty() {
         let words = "/tags: is missing or empty; it must name one tag at least";
         return Err(ApiError::bad_request(Code::Rule, words));
     }
-    Ok(catalog.tagged(&given.tags))
+    let mut done = Vec::new();
+    for id in catalog.tagged(&given.tags) {
+        let result = match running {
+            true => catalog.start_rule(&id).await,
+            false => catalog.stop_rule(&id).await,
+        };
+        done.push(Outcome::of(id, result));
+    }
+    Ok(Json(done))
 }
 
 /// Stops the rules that have all of these tags.
 #[utoipa::path(
     post, path = "/rules/bulkstop", tag = "rules",
     request_body = Tags,
-    responses((status = 200, body = Vec<Object>, description = "id, success, error")),
+    responses((status = 200, body = Vec<Outcome>)),
 )]
 async fn bulk_stop(
     State(catalog): State<Catalog>,
     Json(given): Json<Tags>,
-) -> Result<Response, ApiError> {
-    let mut done = Vec::new();
-    for id in named_by(&catalog, &given)? {
-        let result = catalog.stop_rule(&id).await;
-        done.push(outcome(&id, result));
-    }
-    Ok(Json(done).into_response())
+) -> Result<Json<Vec<Outcome>>, ApiError> {
+    bulk(&catalog, &given, false).await
 }
 
-fn outcome(id: &str, result: Result<(), CatalogError>) -> Value {
-    match result {
-        Ok(()) => json!({ "id": id, "success": true }),
-        Err(error) => json!({ "id": id, "success": false, "error": error.to_string() }),
-    }
+/// What became of one rule of many.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Outcome {
+    rule_id: String,
+    success: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flat_name_is_its_operator_and_its_metric() {
-        let split = |name| by_operator(name);
-        assert_eq!(
-            split("source_conn1/a_0_b_0_connection_status"),
-            Some(("source_conn1/a_0_b_0".into(), "connection_status".into()))
-        );
-        assert_eq!(
-            split("op_query_0_records_in_total"),
-            Some(("op_query_0".into(), "records_in_total".into()))
-        );
-        assert_eq!(split("status"), None);
+impl Outcome {
+    fn of(rule_id: String, result: Result<(), CatalogError>) -> Self {
+        Self {
+            rule_id,
+            success: result.is_ok(),
+            error: result.err().map(|error| error.to_string()),
+        }
     }
 }

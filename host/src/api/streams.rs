@@ -5,16 +5,15 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use super::error::{ApiError, Code, Envelope};
-use super::etag::{Conditions, etag};
+use super::etag::Conditions;
 use super::extract::{Path, Query, flag};
 use super::json::{Json, words};
 use super::refused::{conditional, refused, refused_change};
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{Catalog, CatalogError, StreamInfo};
 
 #[derive(OpenApi)]
 #[openapi(paths(
@@ -54,6 +53,7 @@ pub fn routes(catalog: Catalog) -> Router {
 #[derive(Debug, Deserialize, ToSchema)]
 struct Statement {
     /// `CREATE STREAM ...`.
+    #[schema(example = "CREATE STREAM demo () WITH (TYPE=\"simulator\", FORMAT=\"json\")")]
     sql: String,
 }
 
@@ -73,53 +73,69 @@ fn missing(name: &str) -> ApiError {
     get, path = "/streams", tag = "streams",
     responses((status = 200, body = Vec<String>)),
 )]
-async fn list(State(catalog): State<Catalog>) -> Response {
-    let names: Vec<_> = catalog.streams().into_iter().map(|one| one.name).collect();
-    Json(names).into_response()
+async fn list(State(catalog): State<Catalog>) -> Json<Vec<String>> {
+    Json(catalog.streams().into_iter().map(|one| one.name).collect())
+}
+
+/// A stream in the list.
+#[derive(Serialize, ToSchema)]
+struct StreamEntry {
+    name: String,
+    /// The connector that reads it.
+    #[serde(rename = "type")]
+    #[schema(example = "mqtt")]
+    typ: String,
+    /// How payloads are decoded.
+    #[schema(example = "json")]
+    format: String,
 }
 
 /// Names, types and formats of all streams.
 #[utoipa::path(
     get, path = "/streamdetails", tag = "streams",
-    responses((status = 200, body = Vec<Object>)),
+    responses((status = 200, body = Vec<StreamEntry>)),
 )]
-async fn details(State(catalog): State<Catalog>) -> Response {
-    let streams = catalog.streams().into_iter();
-    let list: Vec<Value> = streams
-        .map(|one| json!({ "name": one.name, "type": one.typ, "format": one.format }))
-        .collect();
-    Json(list).into_response()
+async fn details(State(catalog): State<Catalog>) -> Json<Vec<StreamEntry>> {
+    let entry = |stream: StreamInfo| StreamEntry {
+        name: stream.name,
+        typ: stream.typ,
+        format: stream.format,
+    };
+    Json(catalog.streams().into_iter().map(entry).collect())
 }
 
 /// One stream.
 #[utoipa::path(
     get, path = "/streams/{name}", tag = "streams",
-    params(("name" = String, Path)),
-    responses((status = 200, body = Object), (status = 304, description = "As the client has it")),
+    params(("name" = String, Path, example = "demo")),
+    responses(
+        (status = 200, body = ref("#/components/schemas/Stream")),
+        (status = 304, description = "As the client has it"),
+    ),
 )]
 async fn show(
     State(catalog): State<Catalog>,
     Path(name): Path<String>,
     conditions: Conditions,
 ) -> Result<Response, ApiError> {
-    let (stream, revision) = catalog.stream(&name).ok_or_else(|| missing(&name))?;
-    if conditions.has(revision) {
-        return Ok((StatusCode::NOT_MODIFIED, [etag(revision)]).into_response());
-    }
-    Ok(([etag(revision)], Json(stream)).into_response())
+    let stream = catalog.stream(&name);
+    let (stream, revision) =
+        stream.ok_or_else(|| missing(&name).within("describe stream error"))?;
+    Ok(conditions.show(revision, stream))
 }
 
 /// Columns of a stream, by name.
 #[utoipa::path(
     get, path = "/streams/{name}/schema", tag = "streams",
-    params(("name" = String, Path)),
-    responses((status = 200, body = Object)),
+    params(("name" = String, Path, example = "demo")),
+    responses((status = 200, body = ref("#/components/schemas/Columns"))),
 )]
 async fn schema(
     State(catalog): State<Catalog>,
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
-    let schema = catalog.stream_schema(&name).ok_or_else(|| missing(&name))?;
+    let schema = catalog.stream_schema(&name);
+    let schema = schema.ok_or_else(|| missing(&name).within("get schema of stream error"))?;
     Ok(Json(schema).into_response())
 }
 
@@ -143,7 +159,7 @@ async fn create(
     let name = catalog
         .create_stream(&sql)
         .await
-        .map_err(|error| wrong(error).within("create stream error"))?;
+        .map_err(|error| wrong(error).within("Stream command error"))?;
     let text = format!("Stream {name} is created.");
     Ok(words(StatusCode::CREATED, text))
 }
@@ -151,7 +167,7 @@ async fn create(
 /// Gives a stream another statement.
 #[utoipa::path(
     put, path = "/streams/{name}", tag = "streams",
-    params(("name" = String, Path)),
+    params(("name" = String, Path, example = "demo"), Conditions),
     request_body = Statement,
     responses(
         (
@@ -160,7 +176,6 @@ async fn create(
             content_type = "text/plain",
             example = "Stream demo is replaced.",
         ),
-        (status = 412, body = Envelope, description = "It was changed since"),
     ),
 )]
 async fn replace(
@@ -173,14 +188,16 @@ async fn replace(
     catalog
         .replace_stream(&name, &sql, &may)
         .await
-        .map_err(|error| refused_change(error, &conditions, Code::Stream, "update stream error"))?;
+        .map_err(|error| {
+            refused_change(error, &conditions, Code::Stream, "Stream command error")
+        })?;
     Ok(words(StatusCode::OK, format!("Stream {name} is replaced.")))
 }
 
 /// Deletes a stream.
 #[utoipa::path(
     delete, path = "/streams/{name}", tag = "streams",
-    params(("name" = String, Path), Removal),
+    params(("name" = String, Path, example = "demo"), Removal, Conditions),
     responses(
         (
             status = 200,
@@ -188,7 +205,6 @@ async fn replace(
             content_type = "text/plain",
             example = "Stream demo is dropped.",
         ),
-        (status = 412, body = Envelope, description = "It was changed since"),
     ),
 )]
 async fn remove(
@@ -214,17 +230,17 @@ fn wrong(error: CatalogError) -> ApiError {
     get, path = "/tables", tag = "streams",
     responses((status = 200, body = Vec<String>)),
 )]
-async fn list_tables() -> Response {
-    Json(json!([])).into_response()
+async fn list_tables() -> Json<[String; 0]> {
+    Json([])
 }
 
 /// The same: there are none.
 #[utoipa::path(
     get, path = "/tabledetails", tag = "streams",
-    responses((status = 200, body = Vec<Object>)),
+    responses((status = 200, body = Vec<StreamEntry>)),
 )]
-async fn details_of_tables() -> Response {
-    Json(json!([])).into_response()
+async fn details_of_tables() -> Json<[StreamEntry; 0]> {
+    Json([])
 }
 
 fn no_table(name: &str) -> ApiError {
@@ -234,7 +250,7 @@ fn no_table(name: &str) -> ApiError {
 /// No table is there to be shown.
 #[utoipa::path(
     get, path = "/tables/{name}", tag = "streams",
-    params(("name" = String, Path)),
+    params(("name" = String, Path, example = "demo")),
     responses((status = 404, body = Envelope)),
 )]
 async fn show_table(Path(name): Path<String>) -> ApiError {
@@ -244,7 +260,7 @@ async fn show_table(Path(name): Path<String>) -> ApiError {
 /// No table is there to be changed.
 #[utoipa::path(
     put, path = "/tables/{name}", tag = "streams",
-    params(("name" = String, Path)),
+    params(("name" = String, Path, example = "demo")),
     responses((status = 404, body = Envelope)),
 )]
 async fn replace_table(Path(name): Path<String>) -> ApiError {
@@ -254,7 +270,7 @@ async fn replace_table(Path(name): Path<String>) -> ApiError {
 /// No table is there to be deleted.
 #[utoipa::path(
     delete, path = "/tables/{name}", tag = "streams",
-    params(("name" = String, Path)),
+    params(("name" = String, Path, example = "demo")),
     responses((status = 404, body = Envelope)),
 )]
 async fn remove_table(Path(name): Path<String>) -> ApiError {
@@ -270,6 +286,6 @@ async fn remove_table(Path(name): Path<String>) -> ApiError {
 async fn refuse_table() -> ApiError {
     ApiError::bad_request(
         Code::Stream,
-        "create table error: tables serve joins, which a rule here does not do; write CREATE STREAM, and look values up downstream",
+        "Table command error: tables serve joins, which a rule here does not do; write CREATE STREAM, and look values up downstream",
     )
 }

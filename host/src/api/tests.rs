@@ -305,7 +305,13 @@ async fn events_begin_with_the_present_states_and_end_with_the_server() {
             .send(change(&format!("other{number}"), "connecting"))
             .unwrap();
     }
-    until(&mut stream, &mut got, "event: resync").await;
+    let told = "event: resync\ndata: {\"missed\":20}";
+    until(&mut stream, &mut got, told).await;
+    until(&mut stream, &mut got, "event: synced").await;
+    // What the host itself could not hand on is told in the same way.
+    got.clear();
+    server.changes.send(Change::Missed { missed: 7 }).unwrap();
+    until(&mut stream, &mut got, "event: resync\ndata: {\"missed\":7}").await;
     until(&mut stream, &mut got, "event: synced").await;
     let began = Instant::now();
     server.end().await;

@@ -6,21 +6,23 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
 use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use super::auth::Identity;
-use super::body_limit;
 use super::error::{ApiError, Code, Envelope};
 use super::extract::{Query, flag};
 use super::json::{Json, words};
+use super::tasks::Tasks;
+use super::{Background, body_limit};
 use crate::catalog::{Catalog, ImportMode, Imported};
 use crate::config::ekuiper::{Bundle, Section, read_export};
 
@@ -34,6 +36,7 @@ const LARGEST: usize = 64 * 1024 * 1024;
     export_data,
     export_part,
     import_data,
+    import_data_later,
     last,
     export_yaml,
     import_yaml
@@ -41,18 +44,21 @@ const LARGEST: usize = 64 * 1024 * 1024;
 pub(super) struct Doc;
 
 /// The routes, over this catalog.
-pub fn routes(catalog: Catalog) -> Router {
+pub fn routes(catalog: Catalog, tasks: Tasks, leave: CancellationToken) -> Router {
     Router::new()
         .route("/ruleset/export", post(export_ruleset))
         .route("/ruleset/import", post(import_ruleset))
         .route("/data/export", get(export_data).post(export_part))
         .route("/data/import", post(import_data))
         .route("/data/import/status", get(last))
+        .route("/async/data/import", post(import_data_later))
         .route("/v2/data/export", get(export_yaml))
         .route("/v2/data/import", post(import_yaml))
         .layer(body_limit(LARGEST))
         .with_state(Transfer {
             catalog,
+            tasks,
+            leave,
             turn: Arc::default(),
             last: Arc::new(Mutex::new(response(&Imported::default()))),
         })
@@ -61,6 +67,9 @@ pub fn routes(catalog: Catalog) -> Router {
 #[derive(Clone)]
 struct Transfer {
     catalog: Catalog,
+    tasks: Tasks,
+    /// Ends the process, which its supervisor starts anew.
+    leave: CancellationToken,
     /// One import at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
     /// What came of the last one.
@@ -79,6 +88,22 @@ struct Export {
 struct Import {
     /// `1`: what is not in the import stays.
     partial: Option<String>,
+    /// `1`: when all of it was taken in, the process ends with exit code 100, as eKuiper's does.
+    /// Nothing here needs that. Means nothing with `partial`.
+    stop: Option<String>,
+}
+
+impl Import {
+    fn mode(&self) -> ImportMode {
+        match flag(self.partial.as_deref()) {
+            true => ImportMode::Partial,
+            false => ImportMode::Full,
+        }
+    }
+
+    fn stops(&self) -> bool {
+        flag(self.stop.as_deref()) && self.mode() == ImportMode::Full
+    }
 }
 
 /// An export in a body.
@@ -221,7 +246,17 @@ impl Transfer {
     async fn import(&self, given: Given, mode: ImportMode) -> Result<Imported, ApiError> {
         let bundle = given.bundle()?;
         let _turn = self.turn.lock().await;
-        let done = self.catalog.import(bundle, mode).await;
+        Ok(self.take_in(bundle, mode, &CancellationToken::new()).await)
+    }
+
+    /// `turn` must be held.
+    async fn take_in(
+        &self,
+        bundle: Bundle,
+        mode: ImportMode,
+        cancelled: &CancellationToken,
+    ) -> Imported {
+        let done = self.catalog.import_until(bundle, mode, cancelled).await;
         tracing::info!(
             streams = done.streams,
             rules = done.rules,
@@ -230,7 +265,7 @@ impl Transfer {
             "definitions were imported"
         );
         *self.last.lock() = response(&done);
-        Ok(done)
+        done
     }
 }
 
@@ -265,25 +300,80 @@ async fn import_ruleset(
     post, path = "/data/import", tag = "import and export",
     params(Import),
     request_body = Given,
-    responses((status = 200, body = Object, description = "ErrorMsg, ConfigResponse")),
+    responses((status = 200, body = ref("#/components/schemas/ImportResult"))),
 )]
 async fn import_data(
     State(transfer): State<Transfer>,
     Query(import): Query<Import>,
     Json(given): Json<Given>,
 ) -> Result<Response, ApiError> {
-    let mode = match flag(import.partial.as_deref()) {
-        true => ImportMode::Partial,
-        false => ImportMode::Full,
-    };
-    let done = transfer.import(given, mode).await?;
-    let is_whole = done.failed.is_empty();
-    let error = if is_whole { "" } else { "process error" };
-    let answer = json!({ "ErrorMsg": error, "ConfigResponse": response(&done) });
-    if is_whole {
-        return Ok(Json(answer).into_response());
+    let done = transfer.import(given, import.mode()).await?;
+    match outcome(&done) {
+        Ok(answer) => {
+            if import.stops() {
+                transfer.leave.cancel();
+            }
+            Ok(Json(answer).into_response())
+        }
+        Err(answer) => Err(ApiError::bad_request(Code::Undefined, answer.to_string())),
     }
-    Err(ApiError::bad_request(Code::Undefined, answer.to_string()))
+}
+
+/// eKuiper's answer to an import; an error if some items were not taken in.
+fn outcome(done: &Imported) -> Result<Value, Value> {
+    let answer = |error: &str| json!({ "ErrorMsg": error, "ConfigResponse": response(done) });
+    match done.failed.is_empty() {
+        true => Ok(answer("")),
+        false => Err(answer("process error")),
+    }
+}
+
+/// A task that was begun.
+#[derive(Serialize, ToSchema)]
+struct Begun {
+    /// For `GET /async/task/{id}`.
+    #[schema(example = "dataImport-1764306000")]
+    id: String,
+}
+
+/// The same, and the answer does not wait for it: `GET /async/task/{id}` says how it goes.
+#[utoipa::path(
+    post, path = "/async/data/import", tag = "import and export",
+    params(Import),
+    request_body = Given,
+    responses((status = 200, body = Begun)),
+)]
+async fn import_data_later(
+    State(transfer): State<Transfer>,
+    Extension(Background(background)): Extension<Background>,
+    Query(import): Query<Import>,
+    Json(given): Json<Given>,
+) -> Result<Json<Begun>, ApiError> {
+    // What cannot be read is said at once.
+    let bundle = given.bundle()?;
+    let task = transfer.tasks.register("dataImport")?;
+    let id = task.id().to_owned();
+    background.spawn(async move {
+        let _turn = transfer.turn.lock().await;
+        if task.cancelled.is_cancelled() {
+            return task.end(Ok(String::new()));
+        }
+        task.begin();
+        let done = transfer
+            .take_in(bundle, import.mode(), &task.cancelled)
+            .await;
+        let result = outcome(&done);
+        let is_whole = result.is_ok();
+        task.end(
+            result
+                .map(|answer| answer.to_string())
+                .map_err(|answer| format!("err:process error, response:{answer}")),
+        );
+        if is_whole && import.stops() {
+            transfer.leave.cancel();
+        }
+    });
+    Ok(Json(Begun { id }))
 }
 
 /// Takes in YAML; what is not in it stays.
@@ -307,7 +397,7 @@ async fn import_yaml(
 /// What came of the last import.
 #[utoipa::path(
     get, path = "/data/import/status", tag = "import and export",
-    responses((status = 200, body = Object)),
+    responses((status = 200, body = ref("#/components/schemas/ImportSections"))),
 )]
 async fn last(State(transfer): State<Transfer>) -> Response {
     Json(transfer.last.lock().clone()).into_response()

@@ -141,16 +141,15 @@ impl Catalog {
             .filter(|(_, kept)| kept.value.statement.typ == name)
             .map(|(stream, _)| stream.clone())
             .collect();
-        let acts = |kept: &Kept<Arc<super::rules::Definition>>| {
-            let actions = &kept.value.def.actions;
-            actions.iter().any(|action| action.typ == name)
-        };
-        let rules = book.rules.iter().filter(|(_, kept)| acts(kept));
+        let acts = |actions: &[String]| actions.iter().any(|typ| typ == name);
+        let rules = book.rules.iter();
+        let rules = rules.filter(|(_, kept)| acts(&kept.value.actions));
         (streams.clone(), rules.map(|(id, _)| id.clone()).collect())
     }
 
     /// Takes a component in under a name, or puts it in the place of the one of that name: the rules
-    /// that use it are started anew, one after the other, and miss nothing meanwhile.
+    /// that use it are started anew, one after the other, and miss nothing meanwhile. Its revision, and
+    /// whether it is new.
     ///
     /// # Errors
     /// A name that is none or comes with the host; no connector; a rule that could not run with it;
@@ -160,7 +159,7 @@ impl Catalog {
         name: &str,
         wasm: Bytes,
         may: May<'_>,
-    ) -> Result<u64, CatalogError> {
+    ) -> Result<(u64, bool), CatalogError> {
         validate_id(name).map_err(CatalogError::Invalid)?;
         if is_bundled(name) {
             return Err(CatalogError::Conflict(format!(
@@ -176,6 +175,7 @@ impl Catalog {
         let path = parts.folder.join(format!("{digest}.wasm"));
         let turn = self.0.changing.lock().await;
         let old = self.0.book.read().connectors.get(name).cloned();
+        let is_new = old.is_none();
         check_revision(may, old.as_ref().map_or(0, |kept| kept.revision))?;
         let file = path.clone();
         tokio::task::spawn_blocking(move || keep_file(&file, &wasm))
@@ -219,14 +219,14 @@ impl Catalog {
         if let Some(old) = old.filter(|old| old.value.digest != digest) {
             self.drop_file(&old.value);
         }
-        Ok(revision)
+        Ok((revision, is_new))
     }
 
     async fn plan_all(&self, rules: &[String]) -> Result<(), CatalogError> {
         for rule in rules {
             let kept = self.0.book.read().rules.get(rule).cloned();
             let Some(kept) = kept else { continue };
-            self.plan(&kept.value.def).await.map_err(|error| {
+            self.plan_kept(&kept.value).await.map_err(|error| {
                 CatalogError::Invalid(format!("rule {rule} cannot run with it: {error}"))
             })?;
         }

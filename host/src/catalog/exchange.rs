@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use super::{ANY, Catalog, CatalogError, ConfKeyKind, TENANT, kind};
 use crate::config::ekuiper::{
@@ -37,6 +38,8 @@ pub struct Imported {
     /// What was deleted.
     pub deleted: Vec<(Section, String)>,
 }
+
+const CANCELLED: &str = "the import was cancelled before it";
 
 const MASKED: &str = "its secrets are masked (******) and none is stored here for them; export them with secrets=true as an authenticated admin, or give them";
 
@@ -84,6 +87,22 @@ impl Catalog {
 
     /// Takes in what a bundle has. Masks of secrets mean the stored ones.
     pub async fn import(&self, bundle: Bundle, mode: ImportMode) -> Imported {
+        self.import_until(bundle, mode, &CancellationToken::new())
+            .await
+    }
+
+    /// [`Catalog::import`], until it is cancelled: items that it had not come to then have failed, and
+    /// nothing is deleted any more.
+    pub async fn import_until(
+        &self,
+        bundle: Bundle,
+        mode: ImportMode,
+        cancelled: &CancellationToken,
+    ) -> Imported {
+        let not_yet = || match cancelled.is_cancelled() {
+            true => Err(CatalogError::Conflict(CANCELLED.to_owned())),
+            false => Ok(()),
+        };
         let mut done = Imported::default();
         for note in &bundle.left {
             done.failed
@@ -110,14 +129,20 @@ impl Catalog {
                 Section::ConnectionConfig,
                 format!("{}/{}", item.typ, item.id),
             );
-            let result = self.import_connection(item, mode).await;
+            let result = match not_yet() {
+                Ok(()) => self.import_connection(item, mode).await,
+                Err(cancelled) => Err(cancelled),
+            };
             done.enter(key, result);
         }
         let mut changed = Vec::new();
         for item in bundle.conf_keys {
             let key = (item.section(), format!("{}/{}", item.typ, item.key));
             let of = (item.typ.clone(), item.key.clone());
-            let result = self.import_conf_key(item, mode).await;
+            let result = match not_yet() {
+                Ok(()) => self.import_conf_key(item, mode).await,
+                Err(cancelled) => Err(cancelled),
+            };
             if matches!(result, Ok(true)) {
                 changed.push(of);
             }
@@ -125,14 +150,20 @@ impl Catalog {
         }
         for item in bundle.streams {
             let key = (Section::Streams, item.name.clone());
-            let result = self.import_stream(item, mode).await;
+            let result = match not_yet() {
+                Ok(()) => self.import_stream(item, mode).await,
+                Err(cancelled) => Err(cancelled),
+            };
             done.streams += usize::from(matches!(result, Ok(true)));
             done.enter(key, result.map(drop));
         }
         let mut fresh = BTreeSet::new();
         for item in bundle.rules {
             let (key, id) = ((Section::Rules, item.id.clone()), item.id.clone());
-            let result = self.import_rule(item, mode).await;
+            let result = match not_yet() {
+                Ok(()) => self.import_rule(item, mode).await,
+                Err(cancelled) => Err(cancelled),
+            };
             if matches!(result, Ok(true)) {
                 done.rules += 1;
                 fresh.insert(id);

@@ -32,6 +32,7 @@ mod apply;
 mod conf_keys;
 mod connections;
 mod connectors;
+mod definition;
 mod error;
 mod exchange;
 mod planning;
@@ -116,7 +117,7 @@ struct Book {
     connections: BTreeMap<String, u64>,
     conf_keys: BTreeMap<conf_keys::Key, Kept<Properties>>,
     streams: BTreeMap<String, Kept<Arc<Stream>>>,
-    rules: BTreeMap<String, Kept<Arc<rules::Definition>>>,
+    rules: BTreeMap<String, Kept<Arc<definition::Definition>>>,
     connectors: BTreeMap<String, Kept<connectors::Definition>>,
 }
 

@@ -8,6 +8,7 @@ use crate::rules::plan::{Around, RulePlan, plan_around};
 use crate::rules::query::Query;
 
 use super::conf_keys::ConfKeyKind;
+use super::definition::Definition;
 use super::error::sentence;
 use super::{Book, Catalog, CatalogError, Stream, TENANT};
 
@@ -36,6 +37,11 @@ impl Catalog {
         self.plan_manifest(manifest).await
     }
 
+    /// The same of a rule that is defined.
+    pub(super) async fn plan_kept(&self, kept: &Definition) -> Result<Planned, CatalogError> {
+        self.plan(&kept.def()?).await
+    }
+
     /// Plans a rule as it would be on another definition of its stream.
     pub(super) async fn plan_on(
         &self,
@@ -47,7 +53,7 @@ impl Catalog {
             let kept = book.rules.get(rule);
             let definition =
                 kept.ok_or_else(|| CatalogError::NotFound(format!("Rule {rule} is not found.")))?;
-            self.manifest(&book, &definition.value.def, Some(stream))
+            self.manifest(&book, &definition.value.def()?, Some(stream))
         };
         self.plan_manifest(manifest).await
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::conf_keys::key_of;
 use super::connectors::Definition;
-use super::{Catalog, CatalogError, Kept, Stream, TENANT, kind, rules};
+use super::{Catalog, CatalogError, Kept, Stream, TENANT, definition, kind};
 use crate::connections::Properties;
 use crate::connections::pool::ConnectionDef;
 use crate::rules::query::StreamStatement;
@@ -95,9 +95,9 @@ impl Catalog {
         let mut run = Vec::new();
         for stored in self.stored(kind::RULE).await? {
             let json: Value = serde_json::from_str(&stored.body).unwrap_or_default();
-            match rules::read(json, Some(&stored.id)) {
-                Ok(definition) => {
-                    if definition.def.triggered {
+            match definition::read(json, Some(&stored.id)) {
+                Ok((definition, _)) => {
+                    if definition.triggered {
                         run.push(stored.id.clone());
                     }
                     let (revision, value) = (stored.revision, Arc::new(definition));

@@ -6,23 +6,12 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+use super::definition::{Definition, read};
 use super::planning::Planned;
 use super::{Catalog, CatalogError, DRAIN, Kept, May, TENANT, check_revision, kind};
-use crate::config::{RuleDef, rule_of};
 use crate::connections::secrets;
 use crate::rules::engine::{Before, RuleState};
-use crate::rules::query::Query;
 use crate::snapshot::RuleRow;
-
-/// A rule as it is defined.
-pub(super) struct Definition {
-    /// The JSON that was given, with the `triggered` of the last start or stop. May hold secrets.
-    pub(super) json: Value,
-    /// What it says.
-    pub(super) def: RuleDef,
-    /// The stream that its query is over.
-    pub(super) stream: String,
-}
 
 /// A rule as a list shows it.
 #[derive(Clone, Debug)]
@@ -60,87 +49,11 @@ fn unknown(id: &str) -> CatalogError {
     CatalogError::NotFound(format!("Rule {id} is not found."))
 }
 
-/// Reads a rule's JSON. `id`: what the path says.
-pub(super) fn read(json: Value, id: Option<&str>) -> Result<Definition, CatalogError> {
-    let Value::Object(mut object) = json else {
-        return Err(CatalogError::Invalid(
-            "invalid rule json: a rule is a JSON object".to_owned(),
-        ));
-    };
-    if let Some(id) = id {
-        match object.get("id") {
-            None => {
-                object.insert("id".to_owned(), id.into());
-            }
-            Some(given) if given.as_str() == Some("") || given.as_str() == Some(id) => {
-                object.insert("id".to_owned(), id.into());
-            }
-            Some(_) => {
-                return Err(CatalogError::Invalid(
-                    "RuleId is not consistent with rule id.".to_owned(),
-                ));
-            }
-        }
-    }
-    if object.get("actions").is_none_or(Value::is_null) {
-        return Err(CatalogError::Invalid(
-            "invalid rule json: Missing rule actions.".to_owned(),
-        ));
-    }
-    let json = Value::Object(object);
-    let (def, _warnings) = rule_of(&json, None).map_err(|errors| {
-        let CatalogError::Invalid(sentences) = CatalogError::mistakes(&errors) else {
-            return CatalogError::mistakes(&errors);
-        };
-        CatalogError::Invalid(format!("invalid rule json: {sentences}"))
-    })?;
-    let stream = match Query::parse(&def.sql) {
-        Ok(query) => query.stream().to_owned(),
-        Err(error) => {
-            return Err(CatalogError::Invalid(format!(
-                "/sql: line {}, column {}: {}",
-                error.line, error.column, error.message
-            )));
-        }
-    };
-    Ok(Definition { json, def, stream })
-}
-
-impl Definition {
-    /// Whether this JSON is what it is, started or not.
-    pub(super) fn says(&self, json: &Value) -> bool {
-        let plain = |json: &Value| {
-            let mut json = json.clone();
-            if let Some(object) = json.as_object_mut() {
-                object.remove("triggered");
-            }
-            json
-        };
-        plain(&self.json) == plain(json)
-    }
-
-    fn with_triggered(&self, triggered: bool) -> Self {
-        let mut json = self.json.clone();
-        if let Some(object) = json.as_object_mut() {
-            object.insert("triggered".to_owned(), triggered.into());
-        }
-        let def = RuleDef {
-            triggered,
-            ..self.def.clone()
-        };
-        Self {
-            json,
-            def,
-            stream: self.stream.clone(),
-        }
-    }
-}
-
 /// A rule's JSON as it may be shown: secrets of its actions masked.
-fn masked(json: &Value) -> Value {
+fn masked(json: Value) -> Value {
     match json {
-        Value::Object(object) => Value::Object(secrets::mask(object, &[])),
-        other => other.clone(),
+        Value::Object(object) => Value::Object(secrets::mask(&object, &[])),
+        other => other,
     }
 }
 
@@ -163,9 +76,9 @@ impl Catalog {
             .map(|(id, definition)| RuleInfo {
                 status: self.word(&id),
                 id,
-                name: definition.def.name.clone(),
-                version: definition.def.version.clone(),
-                tags: definition.def.tags.clone(),
+                name: definition.name.to_string(),
+                version: definition.version.to_string(),
+                tags: definition.tags.to_vec(),
             })
             .collect()
     }
@@ -174,7 +87,7 @@ impl Catalog {
     #[must_use]
     pub fn rule(&self, id: &str) -> Option<(Value, u64)> {
         let kept = self.definition(id)?;
-        Some((masked(&kept.value.json), kept.revision))
+        Some((masked(kept.value.json()), kept.revision))
     }
 
     /// The JSON of all rules, secrets and all unless `mask`: for exports.
@@ -184,8 +97,8 @@ impl Catalog {
         let entries = book.rules.iter();
         entries
             .map(|(id, kept)| {
-                let json = &kept.value.json;
-                (id.clone(), if mask { masked(json) } else { json.clone() })
+                let json = kept.value.json();
+                (id.clone(), if mask { masked(json) } else { json })
             })
             .collect()
     }
@@ -194,9 +107,9 @@ impl Catalog {
     #[must_use]
     pub fn rule_topology(&self, id: &str) -> Option<(String, Vec<String>)> {
         let kept = self.definition(id)?;
-        let actions = kept.value.def.actions.iter().enumerate();
-        let names = actions.map(|(place, action)| format!("{}_{place}", action.typ));
-        Some((kept.value.stream.clone(), names.collect()))
+        let actions = kept.value.actions.iter().enumerate();
+        let names = actions.map(|(place, typ)| format!("{typ}_{place}"));
+        Some((kept.value.stream.to_string(), names.collect()))
     }
 
     fn word(&self, id: &str) -> &'static str {
@@ -249,9 +162,9 @@ impl Catalog {
     /// # Errors
     /// All mistakes.
     pub async fn validate_rule(&self, json: Value) -> Result<(String, Vec<String>), CatalogError> {
-        let definition = read(json, None)?;
-        let planned = self.plan(&definition.def).await?;
-        Ok((definition.stream, planned.warnings))
+        let (definition, def) = read(json, None)?;
+        let planned = self.plan(&def).await?;
+        Ok((definition.stream.into(), planned.warnings))
     }
 
     /// Makes a rule, and starts it unless its JSON says `"triggered": false`: its id.
@@ -259,17 +172,17 @@ impl Catalog {
     /// # Errors
     /// All mistakes; the id is taken; the store; a connection that cannot be had. Nothing has changed.
     pub async fn create_rule(&self, json: Value) -> Result<String, CatalogError> {
-        let definition = read(json, None)?;
-        let id = definition.def.id.clone();
+        let (definition, def) = read(json, None)?;
+        let id = def.id.clone();
         let seat = self.seat(&id);
         let _turn = seat.turn.lock().await;
         self.check_absent(&id)?;
         // Its connectors are compiled now, before others would have to wait for that.
-        self.plan(&definition.def).await?;
+        self.plan(&def).await?;
         let planned = {
             let _changing = self.0.changing.lock().await;
             self.check_absent(&id)?;
-            let planned = self.plan(&definition.def).await?;
+            let planned = self.plan(&def).await?;
             self.keep_rule(&id, definition).await?;
             planned
         };
@@ -299,27 +212,27 @@ impl Catalog {
         check_revision(may, old.as_ref().map_or(0, |kept| kept.revision))?;
         let json = match (&old, json) {
             // The masks of secrets mean the stored ones.
-            (Some(kept), Value::Object(new)) => match &kept.value.json {
-                Value::Object(old) => Value::Object(secrets::merge(&new, old)),
+            (Some(kept), Value::Object(new)) => match kept.value.json() {
+                Value::Object(old) => Value::Object(secrets::merge(&new, &old)),
                 _ => Value::Object(new),
             },
             (_, json) => json,
         };
-        let definition = read(json, Some(id))?;
+        let (definition, def) = read(json, Some(id))?;
         let is_same = old
             .as_ref()
-            .is_some_and(|kept| kept.value.json == definition.json);
+            .is_some_and(|kept| kept.value.json() == definition.json());
         if is_same && self.engine().rule(id).is_some() {
             // It is that already, and runs.
             return Ok(());
         }
         if let Some(kept) = &old {
-            check_version(id, &kept.value.def.version, &definition.def.version)?;
+            check_version(id, &kept.value.version, &definition.version)?;
         }
-        self.plan(&definition.def).await?;
+        self.plan(&def).await?;
         let planned = {
             let _changing = self.0.changing.lock().await;
-            let planned = self.plan(&definition.def).await?;
+            let planned = self.plan(&def).await?;
             self.keep_rule(id, definition).await?;
             planned
         };
@@ -386,7 +299,7 @@ impl Catalog {
             Some(_) => return self.trigger(id, &kept, true).await,
             None => {}
         }
-        let planned = self.plan(&kept.value.def).await?;
+        let planned = self.plan_kept(&kept.value).await?;
         self.trigger(id, &kept, true).await?;
         self.run(id, planned, None)
     }
@@ -413,7 +326,7 @@ impl Catalog {
         let seat = self.seat(id);
         let _turn = seat.turn.lock().await;
         let kept = self.definition(id).ok_or_else(|| unknown(id))?;
-        let planned = self.plan(&kept.value.def).await?;
+        let planned = self.plan_kept(&kept.value).await?;
         self.trigger(id, &kept, true).await?;
         let before = self.halt(id, true).await;
         self.run(id, planned, before)
@@ -427,7 +340,7 @@ impl Catalog {
         let (Some(kept), Some(_)) = (self.definition(id), self.engine().rule(id)) else {
             return;
         };
-        let planned = self.plan(&kept.value.def).await;
+        let planned = self.plan_kept(&kept.value).await;
         let before = self.halt(id, planned.is_ok()).await;
         let started = planned.and_then(|planned| self.run(id, planned, before));
         if let Err(error) = started {
@@ -449,7 +362,7 @@ impl Catalog {
             let (Some(kept), Some(_)) = (self.definition(id), self.engine().rule(id)) else {
                 continue;
             };
-            match self.plan(&kept.value.def).await {
+            match self.plan_kept(&kept.value).await {
                 Ok(planned) => plans.push(planned.plan),
                 // It was planned on this stream a moment ago: what has changed since says so itself.
                 Err(error) => tracing::error!(rule = id, %error, "a rule is left as it was"),
@@ -480,20 +393,9 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let _changing = self.0.changing.lock().await;
         let kept = self.definition(id).ok_or_else(|| unknown(id))?;
-        let mut tags = kept.value.def.tags.clone();
+        let mut tags = kept.value.tags.to_vec();
         change(&mut tags);
-        let mut json = kept.value.json.clone();
-        if let Some(object) = json.as_object_mut() {
-            object.insert("tags".to_owned(), json!(tags));
-        }
-        let definition = Definition {
-            json,
-            def: RuleDef {
-                tags,
-                ..kept.value.def.clone()
-            },
-            stream: kept.value.stream.clone(),
-        };
+        let definition = kept.value.with(&[("tags", json!(tags))])?;
         self.keep_rule(id, definition).await
     }
 
@@ -517,13 +419,13 @@ impl Catalog {
                 "rule {id} should be running when modify state"
             )));
         };
-        if kept.value.stream != stream {
+        if *kept.value.stream != *stream {
             return Err(CatalogError::Invalid(format!(
                 "/params/streamName: rule {id} reads stream \"{}\", not \"{stream}\"",
                 kept.value.stream
             )));
         }
-        let planned = self.plan(&kept.value.def).await?;
+        let planned = self.plan_kept(&kept.value).await?;
         let key = running.source.key();
         if self.engine().is_shared(&running) {
             return Err(CatalogError::Conflict(format!(
@@ -569,10 +471,10 @@ impl Catalog {
             return;
         };
         // Somebody may have started it, or stopped it, since the host is up.
-        if !kept.value.def.triggered || self.engine().rule(id).is_some() {
+        if !kept.value.triggered || self.engine().rule(id).is_some() {
             return;
         }
-        let started = match self.plan(&kept.value.def).await {
+        let started = match self.plan_kept(&kept.value).await {
             Ok(planned) => self.run(id, planned, None),
             Err(error) => Err(error),
         };
@@ -588,14 +490,14 @@ impl Catalog {
         kept: &Kept<Arc<Definition>>,
         triggered: bool,
     ) -> Result<(), CatalogError> {
-        if kept.value.def.triggered == triggered {
+        if kept.value.triggered == triggered {
             return Ok(());
         }
         let _changing = self.0.changing.lock().await;
         // The tags may have been changed since: the present definition is what is kept.
         let present = self.definition(id).ok_or_else(|| unknown(id))?;
-        self.keep_rule(id, present.value.with_triggered(triggered))
-            .await
+        let definition = present.value.with(&[("triggered", triggered.into())])?;
+        self.keep_rule(id, definition).await
     }
 
     fn check_absent(&self, id: &str) -> Result<(), CatalogError> {
@@ -611,7 +513,7 @@ impl Catalog {
         id: &str,
         definition: Definition,
     ) -> Result<(), CatalogError> {
-        let revision = self.write(kind::RULE, id, &definition.json).await?;
+        let revision = self.write(kind::RULE, id, &definition.json()).await?;
         let mut book = self.0.book.write();
         let value = Arc::new(definition);
         book.rules.insert(id.to_owned(), Kept { revision, value });
@@ -633,7 +535,7 @@ impl Catalog {
     pub fn tagged(&self, tags: &[String]) -> Vec<String> {
         let book = self.0.book.read();
         let tagged = book.rules.iter().filter(|(_, kept)| {
-            tags.is_empty() || tags.iter().all(|tag| kept.value.def.tags.contains(tag))
+            tags.is_empty() || tags.iter().all(|tag| kept.value.tags.contains(tag))
         });
         tagged.map(|(id, _)| id.clone()).collect()
     }
@@ -672,44 +574,6 @@ impl RuleStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_rules_json_is_read_with_the_sentences_of_ekuiper() {
-        let wrong = |json: Value, id| match read(json, id) {
-            Err(error) => error.to_string(),
-            Ok(_) => panic!("it was accepted"),
-        };
-        let sql = "SELECT * FROM demo";
-        assert_eq!(
-            wrong(json!({ "id": "a", "sql": sql }), None),
-            "invalid rule json: Missing rule actions."
-        );
-        assert_eq!(
-            wrong(
-                json!({ "id": "a", "sql": sql, "actions": [{ "log": {} }] }),
-                Some("b")
-            ),
-            "RuleId is not consistent with rule id."
-        );
-        let odd = wrong(
-            json!({ "id": "a.b", "sql": sql, "actions": [{ "log": {} }] }),
-            None,
-        );
-        assert!(
-            odd.starts_with("invalid rule json: ") && odd.contains("invalid characters"),
-            "{odd}"
-        );
-        let typo = wrong(
-            json!({ "id": "a", "sql": sql, "action": [], "actions": [{ "log": {} }] }),
-            None,
-        );
-        assert!(typo.contains("did you mean \"actions\"?"), "{typo}");
-        let read = read(json!({ "sql": sql, "actions": [{ "log": {} }] }), Some("b")).ok();
-        assert_eq!(
-            read.map(|rule| (rule.def.id, rule.stream)),
-            Some(("b".into(), "demo".into()))
-        );
-    }
 
     #[test]
     fn versions_only_grow() {

@@ -179,7 +179,7 @@ impl Catalog {
         let rules = self.rules_on(name);
         if !rules.is_empty() && !force {
             return Err(CatalogError::Conflict(format!(
-                "cannot delete stream {name}: it is referenced by rules [{}]",
+                "stream {name} has been referenced by other rules [{}]",
                 rules.join(" ")
             )));
         }
@@ -233,7 +233,7 @@ impl Catalog {
         let on = book
             .rules
             .iter()
-            .filter(|(_, kept)| kept.value.stream == stream);
+            .filter(|(_, kept)| *kept.value.stream == *stream);
         on.map(|(id, _)| id.clone()).collect()
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tracing_subscriber::EnvFilter;
@@ -25,8 +25,13 @@ pub(super) enum LogFormat {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Logs(Arc<Mutex<Held>>);
 
+/// Puts another filter in the place of the one that is there. The log is one for the process.
+static CHANGE: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
+
 #[derive(Debug, Default)]
 struct Held {
+    /// Somebody has said what is to be logged.
+    told: bool,
     /// A table is on the terminal.
     holding: bool,
     lines: VecDeque<String>,
@@ -43,18 +48,41 @@ impl Logs {
         quiet: bool,
         live: bool,
     ) -> Result<Self, String> {
-        let filter = filter(level, std::env::var("RUST_LOG").ok().as_deref(), quiet)?;
+        let environment = std::env::var("RUST_LOG").ok();
+        let filter = filter(level, environment.as_deref(), quiet)?;
         let logs = Self::default();
+        logs.0.lock().told = level.is_some() || environment.is_some_and(|one| !one.is_empty());
         let colors = io::stderr().is_terminal() && !live && std::env::var_os("NO_COLOR").is_none();
         let builder = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(logs.clone());
         let started = match format {
-            LogFormat::Text => builder.with_ansi(colors).with_target(false).try_init(),
-            LogFormat::Json => builder.json().flatten_event(true).try_init(),
+            LogFormat::Text => {
+                let builder = builder.with_ansi(colors).with_target(false);
+                let builder = builder.with_filter_reloading();
+                let handle = builder.reload_handle();
+                let _first = CHANGE.set(Box::new(move |filter| drop(handle.reload(filter))));
+                builder.try_init()
+            }
+            LogFormat::Json => {
+                let builder = builder.json().flatten_event(true).with_filter_reloading();
+                let handle = builder.reload_handle();
+                let _first = CHANGE.set(Box::new(move |filter| drop(handle.reload(filter))));
+                builder.try_init()
+            }
         };
         started.map_err(|error| format!("the log cannot be started: {error}"))?;
         Ok(logs)
+    }
+
+    /// Logs from this level on, unless the command line or `RUST_LOG` says what to log.
+    pub(super) fn set_level_unless_told(&self, level: &str) {
+        if self.0.lock().told {
+            return;
+        }
+        if let (Some(change), Ok(filter)) = (CHANGE.get(), EnvFilter::try_new(level)) {
+            change(filter);
+        }
     }
 
     /// From now on lines are kept for a table, if stderr is the terminal that it draws on.

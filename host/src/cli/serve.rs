@@ -1,7 +1,7 @@
 //! `windlass serve`: a host that is changed through REST and lives in its data folder.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -10,7 +10,8 @@ use super::logs::Logs;
 use super::session::{self, Session, Work};
 use super::{BAD_CONFIG, output};
 use crate::api::{self, guard};
-use crate::config::Manifest;
+use crate::config::ekuiper::{self, Bundle, ServerSettings};
+use crate::config::{Manifest, ManifestError};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -27,7 +28,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// eKuiper's folder etc: mqtt_source.yaml, sources/*.yaml, connections/connection.yaml, with the
-    /// variables that go over them; taken in when they have changed since the last start
+    /// variables that go over them; taken in when they have changed since the last start. Addresses,
+    /// TLS, authentication and the log level of kuiper.yaml count where nothing else says them
     #[arg(long, value_name = "DIR")]
     etc: Option<PathBuf>,
     /// Manifests whose definitions are made, or changed where they differ, at each start
@@ -56,6 +58,21 @@ pub(super) async fn serve(arguments: Arguments, logs: &Logs) -> anyhow::Result<E
         }
         manifest = read;
     }
+    let mut etc = None;
+    let mut level = None;
+    if let Some(folder) = &arguments.etc {
+        match read_etc(folder).await {
+            Ok((bundle, settings)) => {
+                level = settings.log;
+                take_settings(&mut manifest, settings, arguments.insecure_no_auth);
+                etc = Some(Box::new(bundle));
+            }
+            Err(errors) => return Ok(session::refuse(&errors)),
+        }
+    }
+    if let Some(level) = level {
+        logs.set_level_unless_told(level);
+    }
     if arguments.rest.is_some() {
         manifest.rest.address = arguments.rest;
     }
@@ -76,10 +93,86 @@ pub(super) async fn serve(arguments: Arguments, logs: &Logs) -> anyhow::Result<E
             title: format!("Windlass {}", env!("CARGO_PKG_VERSION")),
             rows: false,
             lasts: None,
-            work: Work::Serve { etc: arguments.etc },
+            work: Work::Serve { etc },
             hint: None,
         },
         logs,
     )
     .await
+}
+
+/// eKuiper's folder, with what it says of the server.
+async fn read_etc(folder: &Path) -> Result<(Bundle, ServerSettings), Vec<ManifestError>> {
+    let folder = folder.to_owned();
+    let environment: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let read = move || {
+        let mut bundle = ekuiper::read_etc(&folder, &environment)?;
+        let settings = bundle.server_settings(&folder)?;
+        Ok((bundle, settings))
+    };
+    match tokio::task::spawn_blocking(read).await {
+        Ok(read) => read,
+        Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+    }
+}
+
+/// Settings of `kuiper.yaml`, where the file of `--config` does not say them. eKuiper listens to
+/// everybody, with authentication or without; here that takes one or the flag, and its files are no
+/// reason not to start: without either, REST is for this machine alone.
+fn take_settings(manifest: &mut Manifest, settings: ServerSettings, insecure: bool) {
+    let (rest, push) = (&mut manifest.rest, &mut manifest.push);
+    rest.keys = rest.keys.take().or(settings.keys);
+    if rest.address.is_none()
+        && let Some(address) = settings.rest
+    {
+        let is_safe = guard::exposure(address, rest.keys.is_some(), insecure);
+        rest.address = Some(match is_safe {
+            Ok(()) => address,
+            Err(exposed) => {
+                let here = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port());
+                tracing::warn!("kuiper.yaml: {exposed}; REST listens on {here}");
+                here
+            }
+        });
+    }
+    rest.tls = rest.tls.take().or(settings.rest_tls);
+    push.address = push.address.or(settings.push);
+    push.tls = push.tls.take().or(settings.push_tls);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(manifest: &mut Manifest, insecure: bool, keys: bool) -> Option<SocketAddr> {
+        let settings = ServerSettings {
+            rest: Some("0.0.0.0:9082".parse().unwrap()),
+            push: Some("127.0.0.1:10082".parse().unwrap()),
+            keys: keys.then(|| PathBuf::from("etc/mgmt")),
+            ..ServerSettings::default()
+        };
+        take_settings(manifest, settings, insecure);
+        manifest.rest.address
+    }
+
+    #[test]
+    fn an_address_of_kuiper_yaml_is_open_to_others_only_with_tokens_or_the_flag() {
+        let open = Some("0.0.0.0:9082".parse().unwrap());
+        let here = Some("127.0.0.1:9082".parse().unwrap());
+        assert_eq!(taken(&mut Manifest::default(), false, false), here);
+        assert_eq!(taken(&mut Manifest::default(), false, true), open);
+        assert_eq!(taken(&mut Manifest::default(), true, false), open);
+    }
+
+    #[test]
+    fn what_the_settings_file_says_goes_before_kuiper_yaml() {
+        let mut manifest = Manifest::default();
+        manifest.rest.address = Some("127.0.0.1:7".parse().unwrap());
+        manifest.push.address = Some("127.0.0.1:8".parse().unwrap());
+        let own = manifest.rest.address;
+        assert_eq!(taken(&mut manifest, true, true), own);
+        assert_eq!(manifest.push.address, Some("127.0.0.1:8".parse().unwrap()));
+    }
 }

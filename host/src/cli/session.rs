@@ -14,12 +14,15 @@ use super::table::TableView;
 use super::view::{JsonView, LinesView, ROWS, View};
 use super::{BAD_CONFIG, FAILED};
 use crate::config::Manifest;
+use crate::config::ekuiper::Bundle;
 use crate::host::{Host, HostConfig, ServeConfig, StartError};
 use crate::progress;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Change, Snapshot};
 
 /// How long a host that stops may deliver what is under way.
 const DRAIN: Duration = Duration::from_secs(10);
+/// The exit code when a client has asked to be started anew (`/data/import?stop=1`): eKuiper's.
+const START_ANEW: u8 = 100;
 /// How often the table is drawn and plain rows are looked for.
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -41,14 +44,14 @@ pub(super) struct Session {
 }
 
 /// What a session does with its manifest.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Work {
     /// It runs what the manifest says, and nothing else.
     Run,
     /// It serves REST over its data folder; the manifest has settings, and definitions to take in.
     Serve {
-        /// eKuiper's folder `etc`.
-        etc: Option<PathBuf>,
+        /// What eKuiper's folder `etc` says.
+        etc: Option<Box<Bundle>>,
     },
 }
 
@@ -79,7 +82,7 @@ pub(super) async fn run(session: Session, logs: &Logs) -> anyhow::Result<ExitCod
                 Host::serve(ServeConfig {
                     host,
                     manifest,
-                    etc,
+                    etc: etc.map(|etc| *etc),
                 })
                 .await
             }
@@ -108,8 +111,12 @@ pub(super) async fn run(session: Session, logs: &Logs) -> anyhow::Result<ExitCod
     // A reader that has gone is no reason to leave the host running, nor to stop it in a hurry.
     let told = shown.and_then(|()| view.stopping());
     let last = host.snapshot();
+    let well = match host.is_leaving() {
+        true => ExitCode::from(START_ANEW),
+        false => ExitCode::SUCCESS,
+    };
     let ended = tokio::select! {
-        () = host.stop(DRAIN) => ExitCode::SUCCESS,
+        () = host.stop(DRAIN) => well,
         () = signals.next() => ExitCode::from(FAILED),
     };
     logs.release();
@@ -153,6 +160,7 @@ async fn show(
         tokio::select! {
             () = signals.next() => return Ok(()),
             () = &mut over => return Ok(()),
+            () = host.asked_to_leave() => return Ok(()),
             _ = ticks.tick() => {
                 let snapshot = host.snapshot();
                 if let Some(address) = takes_pushes(&snapshot)
@@ -163,9 +171,9 @@ async fn show(
                 view.tick(&snapshot)?;
             }
             change = changes.recv() => match change {
-                Ok(change) => view.change(&change)?,
+                Ok(change) if !matches!(change, Change::Missed { .. }) => view.change(&change)?,
                 // Too many at once: the states as they are now say the same.
-                Err(RecvError::Lagged(_)) => {
+                Ok(_) | Err(RecvError::Lagged(_)) => {
                     for change in host.snapshot().states() {
                         view.change(&change)?;
                     }

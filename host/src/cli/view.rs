@@ -201,6 +201,7 @@ fn change_line(change: &Change) -> String {
             status,
             message,
         } => with_reason(format!("rule        {id}  {status}"), message),
+        Change::Missed { missed } => format!("{missed} changes were too quick to be shown"),
     }
 }
 

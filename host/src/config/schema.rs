@@ -31,11 +31,18 @@ pub fn or_variable(mut schema: Value) -> Value {
             }
         }
     }
-    outer.insert(
-        "anyOf".to_owned(),
-        json!([schema, {"type": "string", "pattern": "\\$\\{"}]),
-    );
+    outer.insert("anyOf".to_owned(), json!([schema, variable()]));
     Value::Object(outer)
+}
+
+fn variable() -> Value {
+    json!({"type": "string", "pattern": "\\$\\{"})
+}
+
+/// Whether this is what [`or_variable`] has put beside a schema.
+#[must_use]
+pub fn is_variable(schema: &Value) -> bool {
+    *schema == variable()
 }
 
 /// A list of items or a mapping by id; both may hold `item`. Items of a list must have these.

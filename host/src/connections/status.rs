@@ -6,14 +6,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use tokio::sync::{broadcast, watch};
+use utoipa::ToSchema;
 
 use super::Connection;
 use super::secrets::Scrubber;
 use crate::error::ConnectionError;
 
 /// Where a connection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = ConnectionState)]
 pub enum State {
     /// An attempt is under way, and the link was never up with these properties.
     /// Up: `Connected`. Failed: `Waiting`. Stopped: `Closed`.

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::api::auth::AuthConfig;
 use crate::api::system::View;
 use crate::api::{self, ApiConfig, ListeningApi};
 use crate::catalog::{Catalog, Imported, Parts};
-use crate::config::ekuiper::{read_etc, read_export};
+use crate::config::ekuiper::{Bundle, read_export};
 use crate::config::{Manifest, Rest};
 use crate::connections::dataport::DataPort;
 use crate::snapshot::{Change, Snapshot};
@@ -29,7 +29,7 @@ pub struct ServeConfig {
     pub manifest: Manifest,
     /// eKuiper's `etc`: its connections and conf keys are taken in when they have changed since the
     /// last start.
-    pub etc: Option<PathBuf>,
+    pub etc: Option<Bundle>,
 }
 
 /// What only a host that is served has.
@@ -127,7 +127,7 @@ impl Host {
             broken = restored.broken,
             "what was defined is back"
         );
-        if let Err(errors) = take_in(&catalog, etc.as_deref(), &config.data_dir).await {
+        if let Err(errors) = take_in(&catalog, etc, &config.data_dir).await {
             host.end(Duration::ZERO).await;
             return Err(errors);
         }
@@ -141,7 +141,7 @@ impl Host {
             port: host.port.clone(),
             changes: host.changes.clone(),
         });
-        let router = api::routes(view, &catalog);
+        let router = api::routes(view, &catalog, host.leave.clone());
         let listening = match api::serve(api_config(&manifest.rest), router, stop.clone()).await {
             Ok(listening) => listening,
             Err(error) => {
@@ -188,18 +188,8 @@ const INIT: &str = "init.json";
 const LARGEST_INIT: u64 = 64 * 1024 * 1024;
 
 /// Takes in what eKuiper's files say.
-async fn take_in(catalog: &Catalog, etc: Option<&Path>, data: &Path) -> Result<(), StartError> {
-    if let Some(folder) = etc {
-        let folder = folder.to_owned();
-        let environment: Vec<(String, String)> = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
-        let read = tokio::task::spawn_blocking(move || read_etc(&folder, &environment)).await;
-        let bundle = match read {
-            Ok(Ok(bundle)) => bundle,
-            Ok(Err(errors)) => return Err(StartError::Config(arranged(errors))),
-            Err(ended) => std::panic::resume_unwind(ended.into_panic()),
-        };
+async fn take_in(catalog: &Catalog, etc: Option<Bundle>, data: &Path) -> Result<(), StartError> {
+    if let Some(bundle) = etc {
         for remark in &bundle.remarks {
             tracing::warn!(what = %remark, "etc");
         }

@@ -28,16 +28,18 @@ pub(super) fn flat(operators: &[OperatorRow]) -> Map<String, Value> {
             enter("last_exception", json!(row.last_exception));
             enter("last_exception_time", json!(row.last_exception_ms));
             enter("connection_status", json!(link.metric));
+            // eKuiper's own times are 0 for never.
+            let or_never = |time: Option<u64>| json!(time.unwrap_or_default());
             enter(
                 "connection_last_connected_time",
-                json!(link.last_connected_ms),
+                or_never(link.last_connected_ms),
             );
             enter(
                 "connection_last_disconnected_time",
-                json!(link.last_disconnected_ms),
+                or_never(link.last_disconnected_ms),
             );
             enter("connection_last_disconnected_message", json!(link.err));
-            enter("connection_last_try_time", json!(link.last_try_ms));
+            enter("connection_last_try_time", or_never(link.last_try_ms));
             if let Some(settlement) = &row.settlement {
                 enter("unsettled_reads", json!(settlement.open_reads));
                 enter("oldest_unsettled_ms", json!(settlement.oldest_ms));

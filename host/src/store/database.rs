@@ -37,7 +37,14 @@ fn migrations() -> Migrator {
             false,
         )
     };
-    let all = vec![one(1, "begin", include_str!("migrations/0001_begin.sql"))];
+    let all = vec![
+        one(1, "begin", include_str!("migrations/0001_begin.sql")),
+        one(
+            2,
+            "revisions",
+            include_str!("migrations/0002_revisions.sql"),
+        ),
+    ];
     let mut migrator = Migrator::with_migrations(all);
     // A later version of the program may have been here; what it added does not matter.
     migrator.set_ignore_missing(true);
@@ -232,6 +239,9 @@ impl Database {
         }
         if self.host {
             migrations().run(pool).await.map_err(sqlx::Error::from)?;
+            sqlx::query("SELECT last FROM revisions WHERE tenant = ''")
+                .fetch_optional(pool)
+                .await?;
         } else {
             // The first migration makes all tables in one transaction; before it there is its list.
             let tables: i64 = sqlx::query_scalar(

@@ -4,14 +4,15 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::transaction::Transaction;
-use super::{Store, StoreError, signed, unsigned};
+use super::{Store, StoreError, unsigned};
 
 /// One definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Definition {
     /// Its id within tenant and kind.
     pub id: String,
-    /// Grows with each change, from 1.
+    /// Grows with each change. No two definitions of a tenant ever have the same one, also when one
+    /// was deleted and made again.
     pub revision: u64,
     /// JSON.
     pub body: String,
@@ -139,6 +140,13 @@ impl Store {
         }
         let revision = match body {
             Some(body) => {
+                let next: i64 = sqlx::query_scalar(
+                    "INSERT INTO revisions (tenant, last) VALUES ($1, 1) \
+                     ON CONFLICT (tenant) DO UPDATE SET last = revisions.last + 1 RETURNING last",
+                )
+                .bind(tenant)
+                .fetch_one(transaction.connection())
+                .await?;
                 sqlx::query(
                     "INSERT INTO definitions (tenant, kind, id, revision, body) VALUES ($1, $2, $3, $4, $5) \
                      ON CONFLICT (tenant, kind, id) DO UPDATE SET revision = excluded.revision, body = excluded.body",
@@ -146,11 +154,11 @@ impl Store {
                 .bind(tenant)
                 .bind(kind)
                 .bind(id)
-                .bind(signed(present + 1))
+                .bind(next)
                 .bind(body)
                 .execute(transaction.connection())
                 .await?;
-                present + 1
+                unsigned(next)
             }
             None => {
                 sqlx::query("DELETE FROM definitions WHERE tenant = $1 AND kind = $2 AND id = $3")

@@ -198,6 +198,8 @@ impl States {
                     status,
                     message,
                 } => ((false, id.clone()), (status.clone(), message.clone())),
+                // A state is what is so, and nothing that was missed.
+                Change::Missed { .. } => continue,
             };
             if self.0.get(&key) != Some(&state) {
                 changes.push(change);

@@ -17,6 +17,7 @@ mod environment;
 mod etc;
 mod export;
 mod manifest;
+mod settings;
 mod spelling;
 mod sql;
 #[cfg(test)]
@@ -26,6 +27,7 @@ mod write;
 pub use etc::{EtcFile, etc, read_etc};
 pub use export::read_export;
 pub use manifest::{ManifestItem, ManifestText};
+pub use settings::ServerSettings;
 pub use sql::{stream_name, stream_option};
 
 /// A section of eKuiper's data export, in its order.

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::entry::Entry;
 use crate::connections::breaker::Circuit;
@@ -10,18 +11,21 @@ use crate::connections::status::State;
 use crate::connections::{Connection, Interface, Properties, secrets};
 
 /// One connection as REST and the command line show it. Holds no secret.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Connection)]
 pub struct Info {
     /// Its id in its tenant.
     pub id: String,
     /// Its type.
     pub typ: String,
     /// Its properties, secrets masked.
+    #[schema(value_type = Object)]
     pub props: Properties,
     /// It was created by name, not by a rule.
     pub is_named: bool,
     /// `connected`, `connecting` or `disconnected`.
+    #[schema(pattern = "^(connected|connecting|disconnected)$")]
     pub status: &'static str,
     /// The last failure, until it is up again.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,8 +77,9 @@ pub struct Info {
 }
 
 /// The counters of [`crate::connections::Traffic`] at one time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Traffic)]
 #[allow(missing_docs, reason = "each is described at its counter in Traffic")]
 pub struct Counts {
     pub messages_in: u64,

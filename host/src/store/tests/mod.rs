@@ -208,7 +208,7 @@ async fn a_definition_changes_only_from_the_revision_that_was_seen() {
         .iter()
         .map(|one| (one.id.as_str(), one.revision, one.body.as_str()))
         .collect();
-    assert_eq!(all, [("a", 1, "[]"), ("r", 3, "{\"a\":2}")]);
+    assert_eq!(all, [("a", 4, "[]"), ("r", 3, "{\"a\":2}")]);
     assert_eq!(
         store
             .delete_definition("default", "rule", "r", Some(2))
@@ -234,6 +234,17 @@ async fn a_definition_changes_only_from_the_revision_that_was_seen() {
         store.definition("default", "rule", "r").await.unwrap(),
         None
     );
+    // What is made again is not what it was.
+    assert_eq!(put("{}", Some(3)).await.unwrap(), Put::Conflict(0));
+    assert_eq!(put("{}", None).await.unwrap(), Put::Done(6));
+    let again = store
+        .delete_definition("default", "rule", "r", Some(3))
+        .await;
+    assert_eq!(again.unwrap(), Put::Conflict(6));
+    store
+        .delete_definition("default", "rule", "r", None)
+        .await
+        .unwrap();
     assert!(
         store
             .definition("default", "stream", "r")

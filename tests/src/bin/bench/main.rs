@@ -6,6 +6,7 @@ mod cost;
 mod flood;
 mod http;
 mod languages;
+mod served;
 mod table;
 
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ use self::table::Row;
 #[command(max_term_width = 100)]
 struct Arguments {
     /// Which rows: qos0, qos1, latency, http, memory, connections, rules, many, start, down, return, size,
-    /// guest, languages; bridge for the yardstick alone. All of them (without bridge) unless named
+    /// guest, languages, stopped; bridge for the yardstick alone. All of them (without bridge) unless named
     rows: Vec<String>,
     /// Of so many measurements the median counts
     #[arg(long, default_value_t = 3)]
@@ -46,6 +47,7 @@ const ROWS: &[(&str, Measure)] = &[
     ("connections", |_| cost::connections()),
     ("rules", |_| cost::rules()),
     ("many", |_| cost::many()),
+    ("stopped", |_| served::served()),
     ("start", cost::start),
     ("return", cost::comes_back),
     ("down", |_| cost::down()),
