@@ -195,9 +195,11 @@ fn a_messages_id_is_the_same_over_retries_and_a_kill() {
     let mut windlass = Windlass::start(&posting(&broker, &server, more));
     wait_ready(&windlass, &["plant", "api"], &["all"]);
     send(&broker, 50);
-    wait_until(SOON, "all are on disk, and each was tried", || {
-        let numbers: BTreeSet<u64> = server.asked().iter().map(number).collect();
-        windlass.counter("all", "diskMessages") == Some(50) && numbers.len() == 50
+    // Only the first batch is tried; the others wait behind it.
+    wait_until(SOON, "all are on disk, and some were tried twice", || {
+        let tried: BTreeSet<u64> = server.asked().iter().map(number).collect();
+        let on_disk = windlass.counter("all", "diskMessages") == Some(50);
+        on_disk && !tried.is_empty() && server.count() >= 2 * tried.len()
     });
     windlass.kill();
     well.store(true, std::sync::atomic::Ordering::SeqCst);
