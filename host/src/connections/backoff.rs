@@ -9,6 +9,7 @@
 //! | the other side cannot be reached, for less than 5 minutes | 1 s |
 //! | the same for longer, or it accepts and then hangs up | 10 s |
 //! | it answered and said no (credentials, identity, taken over) | 30 to 60 s |
+//! | it answered that it has no room just now | as the first ones, and 1 s at least |
 //!
 //! Only a good session starts the count anew: were it any success, a peer that accepts and hangs up
 //! would be dialled 600 times a minute.
