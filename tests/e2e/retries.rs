@@ -125,8 +125,13 @@ fn dead_letters_stay_while_their_connection_is_down_and_go_there_when_it_is_up()
     let _machine = shared();
     let broker = Mosquitto::start();
     let mut ops = Mosquitto::start();
-    let server =
-        Httpd::start(|asked| Reply::status(if number(asked) % 2 == 0 { 204 } else { 422 }));
+    let server = Httpd::start(|asked| {
+        Reply::status(if number(asked).is_multiple_of(2) {
+            204
+        } else {
+            422
+        })
+    });
     ops.stop();
     let rest =
         json!([{ "rest": { "url": server.url("/in"), "method": "post", "sendSingle": true } }]);

@@ -323,7 +323,7 @@ impl Bench {
                     if let Packet::Ack(ack) = &answer
                         && ack.kind != AckKind::PubRec
                     {
-                        let again = Packet::Ack(ack.clone());
+                        let again = Packet::Ack(*ack);
                         self.give(answer);
                         self.give(again);
                     } else {
