@@ -260,6 +260,18 @@ impl Link {
         Ok(())
     }
 
+    /// The socket failed. A reset is the broker's doing, like an end.
+    fn broke(&self, error: std::io::Error) -> ConnectionError {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+        if matches!(
+            error.kind(),
+            ConnectionReset | BrokenPipe | ConnectionAborted
+        ) {
+            self.shared.session.lock().hung_up();
+        }
+        ended(error)
+    }
+
     fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), ConnectionError>> {
         while !self.write.is_empty() {
             match Pin::new(&mut self.io).poll_write(cx, &self.write) {
@@ -272,7 +284,7 @@ impl Link {
                     self.stalled = None;
                     self.unflushed = true;
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(ended(error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broke(error))),
                 Poll::Pending => {
                     self.stalled.get_or_insert_with(Instant::now);
                     return Poll::Pending;
@@ -286,7 +298,7 @@ impl Link {
                     self.stalled = None;
                     self.shared.session.lock().flushed();
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(ended(error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broke(error))),
                 Poll::Pending => {
                     self.stalled.get_or_insert_with(Instant::now);
                     return Poll::Pending;
@@ -318,10 +330,11 @@ impl Link {
         let room = self.read.capacity() - self.read.len();
         let count = match pin!(self.io.read_buf(&mut self.read)).poll(cx) {
             Poll::Pending => return Ok(Poll::Pending),
-            Poll::Ready(Err(error)) => return Err(ended(error)),
+            Poll::Ready(Err(error)) => return Err(self.broke(error)),
             Poll::Ready(Ok(count)) => count,
         };
         if count == 0 {
+            self.shared.session.lock().hung_up();
             return Err(ConnectionError::disconnected(
                 "closed",
                 "the broker closed the connection",

@@ -162,6 +162,11 @@ impl Session {
         self.filters.lost();
     }
 
+    /// The broker closes the link; [`Session::lost`] follows.
+    pub(super) fn hung_up(&mut self) {
+        self.outbound.hung_up();
+    }
+
     /// A message went through to its end on the present or the last link.
     pub(super) fn was_useful(&self) -> bool {
         self.useful

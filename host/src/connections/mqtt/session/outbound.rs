@@ -5,6 +5,7 @@
 //! part of the range, so that an id is looked up by arithmetic, is not used again soon, and never
 //! meets those of SUBSCRIBE (`session/filters.rs`), which come from the upper part.
 
+mod doubt;
 mod orphans;
 
 use std::collections::{HashSet, VecDeque};
@@ -17,6 +18,7 @@ use crate::connections::mqtt::codec;
 use crate::connections::mqtt::packet::{Ack, AckKind, Version};
 use crate::connections::mqtt::reason;
 use crate::error::ConnectionError;
+use doubt::Doubt;
 
 /// Packet ids 1 to this one are for PUBLISH.
 pub(super) const PUBLISH_IDS: u16 = 60_000;
@@ -110,6 +112,7 @@ pub(super) struct Outbound {
     release_low: Option<u64>,
     to_release: VecDeque<u16>,
     tally: Tally,
+    doubt: Doubt,
 }
 
 fn id_of(serial: u64) -> u16 {
@@ -148,6 +151,7 @@ impl Outbound {
     /// more, under new ids.
     pub(super) fn begin(&mut self, session_present: bool) {
         self.release_earlier(session_present);
+        self.doubt.begin();
         self.in_flight = 0;
         self.in_flight_2 = 0;
         for slot in &mut self.window {
@@ -171,7 +175,41 @@ impl Outbound {
     pub(super) fn lost(&mut self) {
         self.flushed();
         self.to_release.clear();
+        if let Some(links) = self.doubt.ended(self.in_flight > 0) {
+            self.blame(links);
+        }
+        self.in_flight = 0;
+        self.in_flight_2 = 0;
         self.cursor = self.base;
+    }
+
+    /// The broker closes the link.
+    pub(super) fn hung_up(&mut self) {
+        self.doubt.hung_up();
+    }
+
+    /// Takes the message out that was alone on the last links. One whose caller is gone stays: the
+    /// verdict must reach somebody, and it is claimed again soon.
+    fn blame(&mut self, links: u32) {
+        let Some(slot) = self.window.front_mut() else {
+            return;
+        };
+        let Some(ticket) = slot.ticket.take_if(|ticket| !ticket.is_orphan()) else {
+            return;
+        };
+        let bytes = ticket
+            .batch()
+            .get(slot.index as usize)
+            .map_or(0, |message| message.payload.len());
+        ticket.reject(
+            slot.index,
+            ConnectionError::permanent(
+                "hung-up",
+                format!("the broker closed the connection {links} times in a row on this message of {bytes} bytes, and answered nothing: it may take none so large, or none on this topic"),
+            ),
+        );
+        self.doubt.blamed();
+        self.shrink();
     }
 
     fn end(&self) -> u64 {
@@ -192,14 +230,18 @@ impl Outbound {
             id,
             reason: 0,
         }));
+        let mut bounds = *bounds;
+        if self.doubt.is_careful() {
+            bounds.window = 1;
+        }
         loop {
             if buffer.len() >= budget {
                 return true;
             }
             let sent = if self.cursor < self.end() {
-                self.send_again(bounds, buffer)
+                self.send_again(&bounds, buffer)
             } else {
-                self.send_next(bounds, buffer)
+                self.send_next(&bounds, buffer)
             };
             if !sent {
                 return false;
@@ -378,6 +420,9 @@ impl Outbound {
         let phase = self
             .slot(ack.id)
             .map(|slot| (slot.phase, slot.is_level_2()));
+        if phase.is_some() {
+            self.doubt.answered();
+        }
         match (ack.kind, phase) {
             (AckKind::PubAck, Some((Phase::Sent, _))) => self.finish(ack.id, ack.reason),
             (AckKind::PubRec, Some((Phase::Sent, true))) if ack.reason >= 0x80 => {

@@ -212,6 +212,41 @@ async fn d07b_a_limit_that_the_broker_lowers_rejects_what_waits_instead_of_loopi
 }
 
 #[tokio::test]
+async fn a_message_that_the_broker_hangs_up_on_is_given_up_and_its_neighbours_arrive() {
+    for present in BOTH {
+        let broker = Broker::new(false).await;
+        let client = World::new()
+            .client(broker.port, &session(&broker, &json!({})))
+            .start();
+        let large = "x".repeat(200);
+        let batch = ["a", &large, "b"].map(|text| message("t", text)).to_vec();
+        let mut links = 0;
+        let script = async {
+            let mut peer = broker.welcome(false).await;
+            loop {
+                let got = publishes(&mut peer, 1).await;
+                if got[0].0 == large {
+                    links += 1;
+                    drop(peer);
+                    peer = broker.welcome(present).await;
+                } else {
+                    peer.ack(4, got[0].1, 0).await;
+                }
+            }
+        };
+        let result = tokio::select! {
+            result = client.publish_all(batch, Qos::AtLeastOnce) => result,
+            () = script => unreachable!("it has no end"),
+        };
+        let rejections = result.unwrap();
+        assert_eq!((rejections.len(), rejections[0].index), (1, 1));
+        assert_eq!(rejections[0].error.code, "hung-up");
+        assert_eq!(rejections[0].error.kind, ErrorKind::Permanent);
+        assert!((3..12).contains(&links), "{links} links");
+    }
+}
+
+#[tokio::test]
 async fn d15_refused_messages_are_rejected_one_by_one_and_give_the_window_back() {
     let broker = Broker::new(true).await;
     let client = World::new()
