@@ -60,6 +60,9 @@ pub enum Meta {
     Timestamp,
     /// A name beside the payload (MQTT 5 user property, HTTP header).
     Header(Box<str>),
+    /// The same, where steps go into it: JSON, if its text is an object or a list. Without such a
+    /// header `properties` is the object of all headers, as eKuiper has the user properties of MQTT 5.
+    Nested(Box<str>),
     /// All of them, as an object.
     All,
 }
@@ -239,6 +242,16 @@ impl Expr {
         match self {
             Self::Field(_) => true,
             Self::Step(from, Step::Member(_)) => from.is_path(),
+            _ => false,
+        }
+    }
+
+    /// Whether these are steps into something beside the payload.
+    #[must_use]
+    pub fn is_of_meta(&self) -> bool {
+        match self {
+            Self::Meta(Meta::Nested(_)) => true,
+            Self::Step(from, _) => from.is_of_meta(),
             _ => false,
         }
     }
@@ -427,27 +440,53 @@ impl Meta {
             Self::MessageId => Datum::Int(i64::from(arrival.message_id)),
             Self::Timestamp => Datum::integer(i128::from(arrival.at_ms)),
             Self::Header(name) => message.headers.get(name).map_or(Datum::Null, Datum::text),
-            Self::All => {
-                let mut out = vec![b'{'];
-                let mut member = |name: &str, value: Datum<'_>| {
-                    if out.len() > 1 {
-                        out.push(b',');
-                    }
-                    json::write_string(&mut out, name);
-                    out.push(b':');
-                    value.write_json(&mut out);
-                };
-                member("topic", Self::Topic.read(row));
-                member("qos", Self::Qos.read(row));
-                member("messageId", Self::MessageId.read(row));
-                for (name, value) in message.headers.pairs() {
-                    member(name, Datum::text(value));
+            Self::Nested(name) => match message.headers.get(name) {
+                Some(text) => nested(text),
+                None if name.eq_ignore_ascii_case("properties") => {
+                    let pairs = message.headers.pairs().iter();
+                    let fields = pairs.map(|(name, value)| (name.as_str(), Datum::text(value)));
+                    object(fields)
                 }
-                out.push(b'}');
-                Datum::Json(Cow::Owned(out))
+                None => Datum::Null,
+            },
+            Self::All => {
+                let own = [
+                    ("topic", Self::Topic.read(row)),
+                    ("qos", Self::Qos.read(row)),
+                    ("messageId", Self::MessageId.read(row)),
+                ];
+                let pairs = message.headers.pairs().iter();
+                let fields = pairs.map(|(name, value)| (name.as_str(), Datum::text(value)));
+                object(own.into_iter().chain(fields))
             }
         }
     }
+}
+
+/// A header's text as what it holds, if that is an object or a list.
+fn nested(text: &str) -> Datum<'_> {
+    let trimmed = text.trim_matches([' ', '\t', '\r', '\n']);
+    let holds = trimmed.starts_with(['{', '['])
+        && serde_json::from_str::<&serde_json::value::RawValue>(trimmed).is_ok();
+    if holds {
+        Datum::from_json(trimmed.as_bytes())
+    } else {
+        Datum::text(text)
+    }
+}
+
+fn object<'a>(members: impl Iterator<Item = (&'a str, Datum<'a>)>) -> Datum<'static> {
+    let mut out = vec![b'{'];
+    for (name, value) in members {
+        if out.len() > 1 {
+            out.push(b',');
+        }
+        json::write_string(&mut out, name);
+        out.push(b':');
+        value.write_json(&mut out);
+    }
+    out.push(b'}');
+    Datum::Json(Cow::Owned(out))
 }
 
 #[cfg(test)]

@@ -299,6 +299,8 @@ impl Parser {
             self.tokens.name("the name of the column")?
         } else {
             match (&value, called) {
+                // The steps stand within the call, so the call names it.
+                (Expr::Step(..), Some(name)) if value.is_of_meta() => name,
                 (Expr::Field(name) | Expr::Step(_, Step::Member(name)), _) => name.to_string(),
                 (Expr::Call(..) | Expr::Meta(_), Some(name)) => name,
                 _ => {

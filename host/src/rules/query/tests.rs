@@ -263,6 +263,57 @@ fn meta_is_read_without_looking_inside() {
 }
 
 #[test]
+fn steps_go_into_what_stands_beside_the_payload() {
+    let message = Message {
+        payload: r#"{"a":1}"#.into(),
+        headers: Headers::from(vec![
+            (
+                "temperature".to_owned(),
+                r#" {"deviceName":"d1","origin":9007199254740993,"tags":{"site":["a","b"]}}"#
+                    .to_owned(),
+            ),
+            ("unit".to_owned(), "C".to_owned()),
+            ("broken".to_owned(), r#"{"a":"#.to_owned()),
+            ("x-y".to_owned(), "[1,2]".to_owned()),
+        ]),
+        ..Message::default()
+    };
+    let rows = RowBatch::new(Batch::from(vec![message]), Format::Json);
+    let select = |columns: &str| {
+        let selection = Query::parse(&format!("SELECT {columns} FROM s"))
+            .unwrap_or_else(|error| panic!("{columns}: {error}"))
+            .run(&rows);
+        let Passing::Rows(built) = selection.passing else {
+            panic!("{columns}")
+        };
+        let row = built.rows().next().map(|(_, row)| row.to_vec());
+        String::from_utf8(row.unwrap_or_default()).unwrap()
+    };
+    for (columns, expected) in [
+        ("meta(temperature -> deviceName)", r#"{"meta":"d1"}"#),
+        (
+            "meta(temperature->tags->site[1]) AS site",
+            r#"{"site":"b"}"#,
+        ),
+        (
+            "meta(s.temperature.origin) AS o",
+            r#"{"o":9007199254740993}"#,
+        ),
+        ("meta(temperature -> nothing) AS n, a", r#"{"a":1}"#),
+        ("meta(nothing -> at) AS n, a", r#"{"a":1}"#),
+        ("meta(x-y[0]) AS n", r#"{"n":1}"#),
+        ("meta(properties -> unit) AS u", r#"{"u":"C"}"#),
+        ("meta(*) -> unit AS u", r#"{"u":"C"}"#),
+    ] {
+        assert_eq!(select(columns), expected, "{columns}");
+    }
+    // No JSON, so nothing is in it: a mistake in the data, as with a member of a number.
+    assert_eq!(select("meta(broken -> a) AS b, a"), r#"{"a":1}"#);
+    let error = Query::parse("SELECT meta(a -> ) FROM s").unwrap_err();
+    assert!(error.to_string().contains("name of a member"), "{error}");
+}
+
+#[test]
 fn what_cannot_be_parsed_is_a_failure_and_the_rest_passes() {
     let rows = rows(&[r#"{"a":1}"#, "{broken", r#"{"a":7}"#, "[1]"]);
     let selection = Query::parse("SELECT * FROM s WHERE a > 5")

@@ -183,7 +183,11 @@ impl Parser {
 
     /// A term and the steps into it.
     fn steps(&mut self) -> Result<Expr, SyntaxError> {
-        let mut value = self.term()?;
+        let value = self.term()?;
+        self.steps_into(value)
+    }
+
+    fn steps_into(&mut self, mut value: Expr) -> Result<Expr, SyntaxError> {
         let mut steps = 0;
         loop {
             let step = if self.tokens.accept(&Token::Arrow) || self.tokens.accept(&Token::Period) {
@@ -425,14 +429,19 @@ impl Parser {
         while self.tokens.accept(&Token::Minus) {
             name = name + "-" + &self.tokens.name("the rest of a header's name")?;
         }
+        let value = match (self.tokens.peek(), name.to_ascii_lowercase().as_str()) {
+            (Token::Arrow | Token::Period | Token::LBracket, _) => {
+                let whole = Expr::Meta(Meta::Nested(name.into()));
+                self.steps_into(whole)?
+            }
+            (_, "topic") => Expr::Meta(Meta::Topic),
+            (_, "qos") => Expr::Meta(Meta::Qos),
+            (_, "retained") => Expr::Meta(Meta::Retained),
+            (_, "messageid") => Expr::Meta(Meta::MessageId),
+            (_, "timestamp") => Expr::Meta(Meta::Timestamp),
+            _ => Expr::Meta(Meta::Header(name.into())),
+        };
         self.tokens.expect(&Token::RParen)?;
-        Ok(Expr::Meta(match name.to_ascii_lowercase().as_str() {
-            "topic" => Meta::Topic,
-            "qos" => Meta::Qos,
-            "retained" => Meta::Retained,
-            "messageid" => Meta::MessageId,
-            "timestamp" => Meta::Timestamp,
-            _ => Meta::Header(name.into()),
-        }))
+        Ok(value)
     }
 }
