@@ -22,6 +22,8 @@ use crate::error::{ConnectionError, ErrorKind};
 
 /// The largest answer of a token endpoint.
 const LARGEST: usize = 256 * 1024;
+/// A token that is good for longer is taken to be good for so long.
+const LONGEST_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// A POST to a token endpoint.
 struct Post {
@@ -94,11 +96,20 @@ pub(super) async fn fetch(
         Some(fields) => fields,
         None => ask(tls, first(grant)?, limit).await?,
     };
+    token(grant, fields)
+}
+
+/// The token in an endpoint's answer.
+///
+/// # Errors
+/// `disconnected`, slow: its life is no time; `misconfigured`: a field is missing.
+pub(super) fn token(grant: &Grant, fields: Map<String, Value>) -> Result<Token, ConnectionError> {
     let life = life(grant, &fields)?;
     Ok(Token {
         fields,
         born: Instant::now(),
-        life,
+        // The endpoint may say any number, and a time so far away that no clock has it is a panic.
+        life: life.map(|life| life.min(LONGEST_LIFE)),
     })
 }
 
@@ -269,4 +280,33 @@ fn refused(status: StatusCode) -> ConnectionError {
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
         );
     if busy { error } else { error.slow() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn life_of(expires_in: Value) -> Option<Duration> {
+        let grant = Grant::ClientCredentials {
+            url: "http://127.0.0.1/token".parse().unwrap(),
+            id: "id".to_owned(),
+            secret: "secret".to_owned().into(),
+            scope: None,
+            audience: None,
+            in_body: false,
+        };
+        let fields = Map::from_iter([("expires_in".to_owned(), expires_in)]);
+        let token = token(&grant, fields).unwrap();
+        assert!(!token.is_over(Instant::now()));
+        Some(token.renew_at()? - token.born)
+    }
+
+    #[test]
+    fn a_token_that_is_good_for_ever_does_not_go_beyond_the_clock() {
+        for forever in [1e18.into(), Value::from(u64::MAX), Value::from("1e19")] {
+            assert_eq!(life_of(forever), Some(LONGEST_LIFE / 2));
+        }
+        assert_eq!(life_of(3600.into()), Some(Duration::from_secs(1800)));
+        assert_eq!(life_of(Value::Null), None);
+    }
 }
