@@ -22,7 +22,7 @@ const OWN: &[Property] = &[
         .about("The path, beginning with /: that the data port serves, or that is dialled."),
     Property::plain("addr")
         .text()
-        .about("host:port to dial. Without it the host's data port serves the path."),
+        .about("host:port to dial; without a port that of the scheme, 80 or 443. Without it the host's data port serves the path."),
     Property::plain("scheme")
         .one_of(&["ws", "wss"])
         .default("ws")

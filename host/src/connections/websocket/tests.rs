@@ -319,6 +319,23 @@ async fn a_server_that_says_nothing_or_no_is_named() {
 }
 
 #[test]
+fn a_server_without_a_port_is_at_that_of_its_scheme() {
+    let port = any_port();
+    for (addr, scheme, peer) in [
+        ("plant", "ws", "plant:80"),
+        ("plant", "wss", "plant:443"),
+        ("plant:80", "wss", "plant:80"),
+        ("plant:8080", "wss", "plant:8080"),
+        ("[::1]", "ws", "[::1]:80"),
+        ("[::1]", "wss", "[::1]:443"),
+    ] {
+        let props = json!({ "addr": addr, "scheme": scheme, "path": "/a?b=c" });
+        let (connection, _) = build(&props, &port);
+        assert_eq!(connection.peer().as_deref(), Some(peer), "{props}");
+    }
+}
+
+#[test]
 fn mistakes_are_named_and_no_secret_is_shown() {
     let port = any_port();
     let mut context = context("default", "one");
