@@ -251,6 +251,7 @@ impl Connected {
             if fault.is_none() {
                 let outgoing = codec::Outgoing {
                     topic: name,
+                    alias: 0,
                     payload: &message.payload,
                     qos: manner.qos,
                     retain: manner.retain,

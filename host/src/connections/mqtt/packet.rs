@@ -121,6 +121,8 @@ pub(super) struct ConnAck {
     pub(super) code: u8,
     pub(super) text: Option<String>,
     pub(super) receive_max: u16,
+    /// Topic aliases that it lets this side use.
+    pub(super) topic_aliases: u16,
     /// Bytes of a whole packet.
     pub(super) max_packet: usize,
     pub(super) max_qos: u8,
@@ -144,6 +146,7 @@ impl Default for ConnAck {
             code: 0,
             text: None,
             receive_max: u16::MAX,
+            topic_aliases: 0,
             max_packet: LARGEST_PACKET,
             max_qos: 2,
             retain_available: true,

@@ -404,6 +404,7 @@ fn connack(version: Version, header: Header, frame: Bytes) -> Result<ConnAck, Ma
     let on = |value: Option<u8>| value != Some(0);
     answer.text = properties.reason_string;
     answer.receive_max = properties.receive_max.unwrap_or(u16::MAX).max(1);
+    answer.topic_aliases = properties.topic_alias_max.unwrap_or(0);
     answer.max_packet = properties
         .max_packet_size
         .map_or(answer.max_packet, |max| max as usize);

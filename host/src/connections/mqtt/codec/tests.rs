@@ -19,6 +19,7 @@ fn outgoing<'a>(
 ) -> Outgoing<'a> {
     Outgoing {
         topic,
+        alias: 0,
         payload,
         qos,
         retain: true,
@@ -49,6 +50,7 @@ proptest! {
             let mut packet = outgoing(&topic, &payload, qos, &headers);
             packet.expiry = (qos == 2).then_some(9);
             packet.content_type = (qos == 1).then_some("text/plain");
+            packet.alias = u16::from(version == Version::V5) * 7;
             publish(version, &packet, &mut written);
             prop_assert_eq!(written.len(), publish_size(version, &packet));
             let mut copy = written.clone();
@@ -58,6 +60,7 @@ proptest! {
                 let properties = read.properties.unwrap_or_default();
                 prop_assert_eq!(properties.user_properties, headers.clone());
                 prop_assert_eq!(properties.message_expiry_interval, packet.expiry);
+                prop_assert_eq!(properties.topic_alias, Some(7));
             } else {
                 let v4::Packet::Publish(read) = v4::Packet::read(&mut copy, 1 << 20).unwrap() else { panic!() };
                 prop_assert_eq!((&*read.topic, read.retain, read.dup), (&*topic, true, qos > 0));

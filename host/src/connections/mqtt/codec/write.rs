@@ -40,7 +40,10 @@ pub(in crate::connections::mqtt) struct Will {
 /// A message to be written, without its payload's bytes.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::connections::mqtt) struct Outgoing<'a> {
+    /// Empty where only an alias says what it is.
     pub(in crate::connections::mqtt) topic: &'a str,
+    /// The topic's alias on this link (version 5); zero: none.
+    pub(in crate::connections::mqtt) alias: u16,
     pub(in crate::connections::mqtt) payload: &'a [u8],
     pub(in crate::connections::mqtt) qos: u8,
     pub(in crate::connections::mqtt) retain: bool,
@@ -60,7 +63,9 @@ fn properties_len(outgoing: &Outgoing<'_>) -> usize {
         .map(|(name, value)| 5 + name.len() + value.len())
         .sum();
     let content_type = outgoing.content_type.map_or(0, |text| 3 + text.len());
-    user + content_type + if outgoing.expiry.is_some() { 5 } else { 0 }
+    let alias = if outgoing.alias > 0 { 3 } else { 0 };
+    let expiry = if outgoing.expiry.is_some() { 5 } else { 0 };
+    user + content_type + alias + expiry
 }
 
 fn body_len(version: Version, outgoing: &Outgoing<'_>) -> usize {
@@ -101,6 +106,10 @@ pub(in crate::connections::mqtt) fn publish(
     }
     if version == Version::V5 {
         put_variable(buffer, properties_len(outgoing));
+        if outgoing.alias > 0 {
+            buffer.put_u8(0x23);
+            buffer.put_u16(outgoing.alias);
+        }
         if let Some(expiry) = outgoing.expiry {
             buffer.put_u8(0x02);
             buffer.put_u32(expiry);

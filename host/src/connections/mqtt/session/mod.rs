@@ -264,6 +264,7 @@ impl Session {
             window_2: usize::from(self.settings.max_inflight_2),
             max_packet: broker.max_packet,
             max_qos: broker.max_qos,
+            aliases: broker.topic_aliases,
             remember: self.settings.persistent,
         };
         self.inbound.acknowledge(&mut self.acks);

@@ -5,6 +5,7 @@
 //! part of the range, so that an id is looked up by arithmetic, is not used again soon, and never
 //! meets those of SUBSCRIBE (`session/filters.rs`), which come from the upper part.
 
+mod aliases;
 mod doubt;
 mod orphans;
 
@@ -18,6 +19,7 @@ use crate::connections::mqtt::codec;
 use crate::connections::mqtt::packet::{Ack, AckKind, Version};
 use crate::connections::mqtt::reason;
 use crate::error::ConnectionError;
+use aliases::Aliases;
 use doubt::Doubt;
 
 /// Packet ids 1 to this one are for PUBLISH.
@@ -36,6 +38,8 @@ pub(super) struct Bounds {
     /// Bytes of a whole packet.
     pub(super) max_packet: usize,
     pub(super) max_qos: u8,
+    /// Topic aliases that the broker takes.
+    pub(super) aliases: u16,
     /// Ids of level 2 must be on disk before they are used.
     pub(super) remember: bool,
 }
@@ -111,6 +115,8 @@ pub(super) struct Outbound {
     releasing: HashSet<u16>,
     release_low: Option<u64>,
     to_release: VecDeque<u16>,
+    /// Those of the present link.
+    aliases: Aliases,
     tally: Tally,
     doubt: Doubt,
 }
@@ -154,6 +160,7 @@ impl Outbound {
         self.doubt.begin();
         self.in_flight = 0;
         self.in_flight_2 = 0;
+        self.aliases.clear();
         for slot in &mut self.window {
             slot.counted = false;
         }
@@ -289,6 +296,7 @@ impl Outbound {
                     self.shrink();
                     return true;
                 }
+                self.aliases.use_in(bounds, &mut outgoing);
                 codec::publish(bounds.version, &outgoing, buffer);
                 slot.counted = true;
                 self.in_flight += 1;
@@ -352,6 +360,7 @@ impl Outbound {
             ticket.reject(index, error);
             return true;
         }
+        self.aliases.use_in(bounds, &mut outgoing);
         codec::publish(bounds.version, &outgoing, buffer);
         let bytes = outgoing.payload.len() as u64;
         let ticket = Arc::clone(ticket);

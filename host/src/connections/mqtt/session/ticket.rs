@@ -65,6 +65,7 @@ impl Ticket {
         let message = self.batch.get(index as usize)?;
         Some(Outgoing {
             topic: self.topic(message),
+            alias: 0,
             payload: &message.payload,
             qos: self.manner.qos,
             retain: self.manner.retain,

@@ -279,6 +279,33 @@ async fn headers_and_content_cross_as_user_properties_in_version_5() {
 }
 
 #[tokio::test]
+async fn more_topics_than_the_broker_takes_aliases_for_keep_their_names() {
+    // mosquitto takes ten of a client.
+    let broker = Mosquitto::start("").await;
+    let client = World::new().client(broker.port, &json!({"protocolVersion": "5"}));
+    let taker = client.take("plant/line/#", Qos::AtLeastOnce);
+    let client = connected(client).await;
+    for qos in QOS {
+        for round in 0..3 {
+            let topics: Vec<String> = (0..25).map(|n| format!("plant/line/{n}")).collect();
+            let batch = topics
+                .iter()
+                .map(|topic| message(topic, &format!("{topic} {round}")));
+            client.publish_all(batch.collect(), qos).await.unwrap();
+            for topic in &topics {
+                let got = taker.next().await;
+                assert_eq!(*got.message.subject, **topic, "{qos:?}");
+                assert_eq!(&*got.message.payload, format!("{topic} {round}").as_bytes());
+                if let Some(take) = got.take {
+                    take.settle();
+                }
+            }
+        }
+    }
+    client.close().await;
+}
+
+#[tokio::test]
 async fn messages_that_come_one_by_one_arrive_at_once() {
     let broker = Mosquitto::start("").await;
     for qos in QOS {
