@@ -38,13 +38,16 @@ pub fn apply(
     }
     // What is rendered per message is the host's business: the guest sees the message.
     properties.retain(|name, value| {
-        let rendered = schema
-            .pointer(&pointer_to("/properties", name))
-            .is_some_and(|property| {
-                // What is shared the connector gets as it was written, beside what is made of it.
-                property.get(RENDER).is_some() && property.get(SHARED) != Some(&Value::Bool(true))
-            });
-        !(rendered && is_template(value))
+        let property = schema.pointer(&pointer_to("/properties", name));
+        let render = property.and_then(|property| property.get(RENDER));
+        // What is shared the connector gets as it was written, beside what is made of it.
+        let shared = property.and_then(|property| property.get(SHARED)) == Some(&Value::Bool(true));
+        let gone = match render.and_then(Value::as_str) {
+            Some("headers") => true,
+            Some(_) => is_template(value),
+            None => false,
+        };
+        shared || !gone
     });
     Ok(Value::Object(properties).to_string())
 }

@@ -9,7 +9,7 @@
 use serde::Deserialize;
 use windlass_connector::messaging::{Client, PublishOptions, Qos, SubscribeOptions, Subscription};
 use windlass_connector::{
-    Batch, Descriptor, Error, Outcome, Rejection, Schema, Sink, Slot, Source,
+    Batch, Descriptor, Error, Outcome, Rejection, Schema, Sink, Slot, Source, base64_decode,
 };
 
 windlass_connector::export! {
@@ -35,6 +35,7 @@ struct SourceConfig {
     qos: u8,
     #[serde(default = "most_per_read")]
     buffer_length: u32,
+    eof_message: Option<String>,
 }
 
 fn at_least_once() -> u8 {
@@ -49,6 +50,10 @@ fn most_per_read() -> u32 {
 struct MqttSource {
     subscription: Subscription,
     most: u32,
+    /// The payload that ends the source.
+    last: Option<Vec<u8>>,
+    /// It has come.
+    ended: bool,
 }
 
 impl Source for MqttSource {
@@ -56,6 +61,7 @@ impl Source for MqttSource {
 
     fn open(config: SourceConfig, _resume: Option<String>) -> Result<Self, Error> {
         let filters = filters(&config.datasource)?;
+        let last = config.eof_message.as_deref().map(last).transpose()?;
         let options = SubscribeOptions {
             qos: Some(Qos::try_from(config.qos)?),
             ..SubscribeOptions::default()
@@ -64,12 +70,34 @@ impl Source for MqttSource {
         Ok(Self {
             subscription,
             most: config.buffer_length,
+            last,
+            ended: false,
         })
     }
 
     fn read(&mut self) -> Result<Outcome, Error> {
-        Ok(Outcome::batch(self.subscription.receive(self.most, None)?))
+        if self.ended {
+            return Ok(Outcome::Finished);
+        }
+        let batch = self.subscription.receive(self.most, None)?;
+        let Some(last) = &self.last else {
+            return Ok(Outcome::batch(batch));
+        };
+        let place = batch.columns().each().position(|payload| payload == last);
+        let Some(place) = place else {
+            return Ok(Outcome::batch(batch));
+        };
+        // What goes before it is delivered first; what came after it goes with it.
+        self.ended = true;
+        let before: Vec<u32> = (0_u32..).take(place).collect();
+        Ok(Outcome::batch(batch.select(&before)?))
     }
+}
+
+/// As in eKuiper: in base64, so that it can be anything.
+fn last(text: &str) -> Result<Vec<u8>, Error> {
+    base64_decode(text)
+        .ok_or_else(|| Error::misconfigured("config", "eofMessage: must be the payload in base64"))
 }
 
 fn filters(datasource: &str) -> Result<Vec<String>, Error> {
@@ -161,6 +189,13 @@ mod tests {
         let config: SourceConfig =
             from_json(r#"{"datasource":"a","qos":2,"bufferLength":5}"#).unwrap();
         assert_eq!((config.qos, config.buffer_length), (2, 5));
+    }
+
+    #[test]
+    fn the_message_that_ends_a_source_is_given_in_base64() {
+        let config: SourceConfig = from_json(r#"{"datasource":"a","eofMessage":"RU9G"}"#).unwrap();
+        assert_eq!(last(&config.eof_message.unwrap()).unwrap(), b"EOF");
+        assert_eq!(last("EOF").unwrap_err().kind, Kind::Misconfigured);
     }
 
     #[test]

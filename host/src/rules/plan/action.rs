@@ -188,7 +188,8 @@ impl Planner<'_> {
     }
 
     /// The properties that are rendered for each message: texts and lists of texts, and the
-    /// texts of an object that go into headers, named `<property>/<key>`. None after a mistake.
+    /// texts of an object that go into headers, named `<property>/<key>`, or by their key alone. None
+    /// after a mistake.
     pub(super) fn rendered(
         &mut self,
         connector: &Connector,
@@ -232,20 +233,28 @@ impl Planner<'_> {
             let render = schema
                 .pointer(&pointer_to("/properties", name))
                 .and_then(|own| own.get(RENDER));
-            if render.and_then(Value::as_str) != Some("header") {
-                continue;
-            }
+            // With "headers" they are the message's own, and a text without a template is one too.
+            let whole = match render.and_then(Value::as_str) {
+                Some("header") => false,
+                Some("headers") => true,
+                _ => continue,
+            };
             for (key, value) in value.as_object().into_iter().flatten() {
                 let Some(text) = value
                     .as_str()
-                    .filter(|text| DynamicProperty::is_dynamic(text))
+                    .filter(|text| whole || DynamicProperty::is_dynamic(text))
                 else {
                     continue;
+                };
+                let header = if whole {
+                    key.clone()
+                } else {
+                    format!("{name}/{key}")
                 };
                 match DynamicProperty::parse(text) {
                     Ok(property) => all.push(Addressed {
                         rendered: Rendered::Text(property),
-                        place: Place::Header(format!("{name}/{key}")),
+                        place: Place::Header(header),
                     }),
                     Err(error) => {
                         self.error(

@@ -78,13 +78,16 @@ impl Planner<'_> {
         // What is rendered per message is the host's business: the guest sees the message. What is shared
         // it gets as it was written too.
         props.retain(|name, value| {
-            let rendered = schema
-                .pointer(&pointer_to("/properties", name))
-                .is_some_and(|property| {
-                    property.get(RENDER).is_some()
-                        && property.get(SHARED) != Some(&Value::Bool(true))
-                });
-            !(rendered && is_dynamic(value))
+            let property = schema.pointer(&pointer_to("/properties", name));
+            let render = property.and_then(|property| property.get(RENDER));
+            let shared =
+                property.and_then(|property| property.get(SHARED)) == Some(&Value::Bool(true));
+            let gone = match render.and_then(Value::as_str) {
+                Some("headers") => true,
+                Some(_) => is_dynamic(value),
+                None => false,
+            };
+            shared || !gone
         });
         Some(GuestPlan {
             connector,
