@@ -12,8 +12,10 @@ use windlass_connector::{
     Batch, Columns, Descriptor, Error, Outcome, Rejection, Schema, Sink, Slot, Source,
 };
 
+mod trace;
 mod write;
 
+use trace::untraced;
 use write::{Form, Target, each_row};
 
 windlass_connector::export! {
@@ -29,16 +31,6 @@ windlass_connector::export! {
     },
     source: NeuronSource,
     sink: NeuronSink,
-}
-
-/// What Neuron puts before a message that it traces: these two bytes, and 24 more.
-const TRACED: [u8; 2] = [0x0A, 0xCE];
-const TRACE: usize = 26;
-
-/// The message without its trace. None: it has none.
-fn untraced(payload: &[u8]) -> Option<&[u8]> {
-    let (trace, rest) = payload.split_at_checked(TRACE)?;
-    (trace.starts_with(&TRACED) && !rest.is_empty()).then_some(rest)
 }
 
 #[derive(Debug, Deserialize)]
@@ -217,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_trace_is_taken_off_and_nothing_else_is() {
-        let traced = [&TRACED[..], &[7; 24], b"{}"].concat();
+        let traced = [&[0x0A, 0xCE][..], &[7; 24], b"{}"].concat();
         assert_eq!(untraced(&traced), Some(&b"{}"[..]));
         for payload in [&b"{}"[..], b"", &traced[..26], &[0x0A; 30]] {
             assert_eq!(untraced(payload), None);

@@ -5,6 +5,9 @@
 
 mod config;
 mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod topic;
 
 use std::sync::Arc;

@@ -11,6 +11,9 @@ mod address;
 mod config;
 mod exchange;
 mod failure;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod link;
 mod oauth;
 mod pace;

@@ -4,6 +4,9 @@
 
 mod codec;
 mod config;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod link;
 mod messaging;
 mod pace;

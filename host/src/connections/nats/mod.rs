@@ -5,6 +5,9 @@
 
 mod config;
 mod fault;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod jet;
 mod link;
 mod publish;

@@ -26,6 +26,9 @@ use crate::message::{Batch, Rejection};
 
 mod codec;
 mod config;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod link;
 #[cfg(test)]
 mod tests;

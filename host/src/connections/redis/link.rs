@@ -253,8 +253,8 @@ pub(super) async fn acknowledge(
     Ok(())
 }
 
-/// A published message has come in.
-fn arrived(shared: &Shared, info: PushInfo) {
+/// What was published, and what it was subscribed to by. None: it is about something else.
+pub(super) fn published(info: PushInfo) -> Option<(Wanted, Message)> {
     let mut data = info.data.into_iter();
     let mut next = || match data.next() {
         Some(Value::BulkString(bytes)) => Some(bytes),
@@ -263,22 +263,26 @@ fn arrived(shared: &Shared, info: PushInfo) {
     };
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     let (wanted, channel) = match info.kind {
-        PushKind::Message => match next().map(text) {
-            Some(channel) => (Wanted::Channel(channel.clone()), channel),
-            None => return,
-        },
-        PushKind::PMessage => match (next().map(text), next().map(text)) {
-            (Some(pattern), Some(channel)) => (Wanted::Pattern(pattern), channel),
-            _ => return,
-        },
-        _ => return,
+        PushKind::Message => {
+            let channel = text(next()?);
+            (Wanted::Channel(channel.clone()), channel)
+        }
+        PushKind::PMessage => (Wanted::Pattern(text(next()?)), text(next()?)),
+        _ => return None,
     };
-    let Some(payload) = next() else { return };
     let mut message = Message {
         subject: channel.into(),
-        ..Message::new(payload)
+        ..Message::new(next()?)
     };
     message.arrival.at_ms = now_ms();
+    Some((wanted, message))
+}
+
+/// Something was pushed.
+fn arrived(shared: &Shared, info: PushInfo) {
+    let Some((wanted, message)) = published(info) else {
+        return;
+    };
     let Some(message) = shared.context.received(message) else {
         return;
     };

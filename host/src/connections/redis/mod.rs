@@ -5,6 +5,9 @@
 mod asked;
 mod config;
 mod fault;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod link;
 mod publish;
 mod reader;

@@ -308,13 +308,13 @@ pub(super) async fn acknowledge(
 
 /// An entry of a stream; none: only its id is left.
 #[derive(Debug, PartialEq, Eq)]
-struct Entry {
+pub(super) struct Entry {
     id: String,
-    fields: Option<Vec<(String, Vec<u8>)>>,
+    pub(super) fields: Option<Vec<(String, Vec<u8>)>>,
 }
 
 /// The entries in an answer about one stream: a map in RESP3, a list of pairs before it.
-fn of_stream(reply: Value) -> Vec<Entry> {
+pub(super) fn of_stream(reply: Value) -> Vec<Entry> {
     let streams: Vec<Value> = match reply {
         Value::Map(pairs) => pairs.into_iter().map(|(_, entries)| entries).collect(),
         Value::Array(pairs) => pairs.into_iter().filter_map(second).collect(),
@@ -371,7 +371,7 @@ fn text(value: Value) -> Option<String> {
 
 /// One field is the payload, the others are headers. Without that field all of them are the payload,
 /// as a JSON object of texts.
-fn message(key: &str, field: &str, mut fields: Vec<(String, Vec<u8>)>) -> Message {
+pub(super) fn message(key: &str, field: &str, mut fields: Vec<(String, Vec<u8>)>) -> Message {
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (payload, headers) = match fields.iter().position(|(name, _)| name == field) {
         Some(place) => {

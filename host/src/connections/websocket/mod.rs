@@ -21,6 +21,9 @@ use tokio_tungstenite::tungstenite::{Message as Frame, Utf8Bytes};
 
 mod client;
 mod config;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod server;
 #[cfg(test)]
 mod tests;
