@@ -56,22 +56,22 @@ impl Certificates {
     /// A certificate for these names that runs out when so much time has passed.
     #[must_use]
     pub fn identity_until(&self, names: &[&str], life: Duration) -> Identity {
-        self.sign(names, Some(life))
+        self.sign(names, Some(SystemTime::now() + life))
     }
 
     /// A certificate for these names that has run out.
     #[must_use]
     pub fn expired(&self, names: &[&str]) -> Identity {
-        self.sign(names, Some(Duration::ZERO))
+        self.sign(names, Some(SystemTime::now() - Duration::from_secs(60)))
     }
 
-    fn sign(&self, names: &[&str], life: Option<Duration>) -> Identity {
+    fn sign(&self, names: &[&str], until: Option<SystemTime>) -> Identity {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names.clone()).expect("names of hosts");
-        if let Some(life) = life {
+        if let Some(until) = until {
             // What is over already has begun before that.
             params.not_before = (SystemTime::now() - Duration::from_secs(3600)).into();
-            params.not_after = (SystemTime::now() + life).into();
+            params.not_after = until.into();
         }
         params
             .distinguished_name
