@@ -51,23 +51,6 @@ impl Base {
         authority(&self.url)
     }
 
-    /// The same place under another host name, for a server that proves that name.
-    ///
-    /// # Errors
-    /// A sentence: it is no name.
-    pub(super) fn under_name(&self, name: &str) -> Result<Self, String> {
-        let mut url = self.url.clone();
-        let fits =
-            url.set_host(Some(name)).is_ok() && matches!(url.host(), Some(url::Host::Domain(_)));
-        if !fits {
-            return Err(format!("found \"{name}\"; must be a host name"));
-        }
-        Ok(Self {
-            url,
-            prefix: self.prefix.clone(),
-        })
-    }
-
     /// The URL of a path and query. Empty: the base itself. The base's own query goes in front.
     ///
     /// # Errors
@@ -340,12 +323,6 @@ mod tests {
             assert!(sentence.contains(words), "{text}: {sentence}");
             assert!(!sentence.contains("s3cret"));
         }
-        assert!(
-            base("https://10.0.0.1/x")
-                .under_name("plant.example")
-                .is_ok()
-        );
-        assert!(base("https://10.0.0.1/x").under_name("10.0.0.2").is_err());
     }
 
     proptest! {

@@ -153,8 +153,6 @@ pub(super) struct Config {
     /// Of a body, either way.
     pub(super) body_bytes: usize,
     pub(super) tls: TlsConfig,
-    /// The name that the server must prove, where it is not the host's.
-    pub(super) server_name: Option<Base>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -201,7 +199,6 @@ impl Config {
         let most = i64::try_from(limits.max_message_bytes).unwrap_or(i64::MAX);
         let body = reader.integer("maxBodyBytes", 1..=most);
         let tls = TlsConfig::from_reader(&mut reader);
-        let server_name = server_name(&mut reader, base.as_ref());
         if let Some(base) = &base
             && !base.endpoint().2
         {
@@ -233,7 +230,6 @@ impl Config {
                 .and_then(|bytes| usize::try_from(bytes).ok())
                 .unwrap_or(limits.max_message_bytes),
             tls,
-            server_name,
             warnings,
         })
     }
@@ -345,20 +341,6 @@ fn basic(reader: &mut Reader<'_>, info: Option<UserInfo>) -> (Option<String>, Op
         reader.error("username", "must not hold a colon (RFC 7617, section 2)");
     }
     (username, password)
-}
-
-/// A name other than the host's that the server must prove, as a base URL of that name.
-fn server_name(reader: &mut Reader<'_>, base: Option<&Base>) -> Option<Base> {
-    let name = reader
-        .string("serverName")
-        .filter(|name| !name.is_empty())?;
-    match base?.under_name(&name) {
-        Ok(base) => Some(base),
-        Err(sentence) => {
-            reader.error("serverName", sentence);
-            None
-        }
-    }
 }
 
 fn headers(reader: &mut Reader<'_>, property: &str) -> Vec<(HeaderName, Text)> {

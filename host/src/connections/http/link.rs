@@ -19,7 +19,6 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::address::Base;
 use super::config::Config;
 use super::oauth::{self, Token};
 use super::pace::Pace;
@@ -112,14 +111,6 @@ impl Link {
         })
     }
 
-    /// The base of the requests: under the name that the server must prove.
-    fn base(&self) -> &Base {
-        self.config
-            .server_name
-            .as_ref()
-            .unwrap_or(&self.config.base)
-    }
-
     fn down(&self) {
         if self.live.send_replace(None).is_some() {
             *self.down_since.lock() = Instant::now();
@@ -147,8 +138,6 @@ impl Link {
     }
 
     fn headers(&self, token: Option<&Token>) -> Result<HeaderMap, ConnectionError> {
-        // With a name of its own that the server must prove, requests are for that name: HTTP/2 allows no
-        // `Host` beside it (RFC 9113, 8.3.1).
         self.config.headers(token.map(|token| &token.fields))
     }
 

@@ -169,7 +169,7 @@ fn wrong(trial: &mut Trial) {
     drop(pair);
 
     let mut props = trusts();
-    let own = certificates.identity_until(&["windlass"], Duration::ZERO);
+    let own = certificates.expired(&["windlass"]);
     props["certificationRaw"] = json!(own.certificate);
     props["privateKeyRaw"] = json!(own.key);
     let pair = Pair::new(certificates.server(true), "", props);

@@ -172,7 +172,7 @@ impl Link {
         let left = batch.end.saturating_duration_since(Instant::now());
         let work = exchange(
             &live.sockets,
-            self.base(),
+            &self.config.base,
             &prepared,
             Bytes::clone(&request.body),
             self.config.body_bytes,
@@ -200,7 +200,7 @@ impl Link {
         {
             return Ok(Arc::clone(prepared));
         }
-        let prepared = Arc::new(Prepared::new(head, self.base(), &live.headers)?);
+        let prepared = Arc::new(Prepared::new(head, &self.config.base, &live.headers)?);
         *ready = Some((Arc::clone(head), Arc::clone(live), Arc::clone(&prepared)));
         Ok(prepared)
     }
