@@ -162,7 +162,7 @@ fn a_bus_over_tls_works_with_its_authority_and_shows_why_not_with_any_other_cert
             &expired,
             &right,
             "expired",
-            "certificate expired at 2020-01-01T00:00:00Z",
+            "certificate expired at ",
         ),
     ] {
         for (way, port) in servers.ways() {
