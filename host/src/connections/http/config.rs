@@ -474,7 +474,11 @@ fn expire(reader: &mut Reader<'_>) -> Option<Text> {
 /// A number of seconds that is a time.
 pub(super) fn seconds(text: &str) -> Option<Duration> {
     let seconds: f64 = text.trim().parse().ok()?;
-    Duration::try_from_secs_f64(seconds)
+    if seconds.is_nan() {
+        return None;
+    }
+    // More than fits is for ever too.
+    Duration::try_from_secs_f64(seconds.min(1e18))
         .ok()
         .filter(|time| !time.is_zero())
 }
