@@ -158,12 +158,7 @@ fn a_bus_over_tls_works_with_its_authority_and_shows_why_not_with_any_other_cert
     for (servers, authority, fault, words) in [
         (&good, &wrong, "authority", "signed by an unknown authority"),
         (&named, &right, "name", "is for another name"),
-        (
-            &expired,
-            &right,
-            "expired",
-            "certificate expired at ",
-        ),
+        (&expired, &right, "expired", "certificate expired at "),
     ] {
         for (way, port) in servers.ways() {
             let proxy = Proxy::start(port);

@@ -3,7 +3,7 @@
 //!
 //! A handler is described by `#[utoipa::path]` beside it and named in the list of its file. What is the
 //! same for all (who may not ask, what is too long) is entered here; a test compares the routes. What no
-//! type of the code describes stands in [`schemas`]. That answers are as described is for the
+//! type of the code describes stands in `openapi/schemas.rs`. That answers are as described is for the
 //! end-to-end tests, which compare each.
 
 use std::sync::LazyLock;

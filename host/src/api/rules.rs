@@ -1,4 +1,4 @@
-//! `/rules`: definitions, life, tags. What they show of themselves: [`status`].
+//! `/rules`: definitions, life, tags. What they show of themselves: `rules/status.rs`.
 
 use axum::Router;
 use axum::extract::State;
