@@ -158,7 +158,7 @@ impl Session {
         if !self.settings.persistent {
             self.inbound.new_session();
         }
-        self.outbound.lost();
+        self.useful |= self.outbound.lost();
         self.filters.lost();
     }
 

@@ -178,16 +178,17 @@ impl Outbound {
         self.cursor = self.base;
     }
 
-    /// The link ended. What lay in its buffer at level 0 counts as sent: level 0 promises no more.
-    pub(super) fn lost(&mut self) {
+    /// The link ended. What lay in its buffer at level 0 counts as sent: level 0 promises no more. True: a
+    /// message came to its end by that.
+    pub(super) fn lost(&mut self) -> bool {
         self.flushed();
         self.to_release.clear();
-        if let Some(links) = self.doubt.ended(self.in_flight > 0) {
-            self.blame(links);
-        }
+        let links = self.doubt.ended(self.in_flight > 0);
+        let ended = links.is_some_and(|links| self.blame(links));
         self.in_flight = 0;
         self.in_flight_2 = 0;
         self.cursor = self.base;
+        ended
     }
 
     /// The broker closes the link.
@@ -197,12 +198,12 @@ impl Outbound {
 
     /// Takes the message out that was alone on the last links. One whose caller is gone stays: the
     /// verdict must reach somebody, and it is claimed again soon.
-    fn blame(&mut self, links: u32) {
+    fn blame(&mut self, links: u32) -> bool {
         let Some(slot) = self.window.front_mut() else {
-            return;
+            return false;
         };
         let Some(ticket) = slot.ticket.take_if(|ticket| !ticket.is_orphan()) else {
-            return;
+            return false;
         };
         let bytes = ticket
             .batch()
@@ -217,6 +218,7 @@ impl Outbound {
         );
         self.doubt.blamed();
         self.shrink();
+        true
     }
 
     fn end(&self) -> u64 {
