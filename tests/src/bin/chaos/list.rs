@@ -150,11 +150,11 @@ pub(crate) const TESTS: &[Test] = &[
         "messages that are too large",
         oversize::oversize,
     )),
-    here(
+    in_run(here(
         "R24b",
         "a broker that hangs up on a large message",
         oversize::hangs_up,
-    ),
+    )),
     in_run(here(
         "R25",
         "acknowledgements out of order",
