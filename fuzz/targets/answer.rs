@@ -24,7 +24,7 @@ fuzz_target!(|input: (u16, bool, &[u8])| {
         body: body.to_vec(),
         truncated: false,
     };
-    retry_after_ms(&response.headers);
+    let _wait = retry_after_ms(&response.headers);
     if let Ok(answer) = answer::read(&response, by_body) {
         assert_eq!(answer.iter().count(), answer.len());
         assert_eq!(answer.is_empty(), answer.last().is_none());

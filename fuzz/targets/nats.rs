@@ -19,5 +19,5 @@ fuzz_target!(|bytes: &[u8]| {
     let message = nats::fuzz::message("subject", &headers, payload.as_bytes());
     assert!(message.headers.pairs().len() <= headers.len());
     assert_eq!(&*message.payload, payload.as_bytes());
-    edgex::fuzz::headers(payload.as_bytes());
+    let _headers = edgex::fuzz::headers(payload.as_bytes());
 });

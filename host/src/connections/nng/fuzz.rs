@@ -32,7 +32,15 @@ pub fn decode(local: bool, most: usize, piece: usize, bytes: &[u8]) -> Vec<Strin
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    found.push(error.to_string());
+                    // Its words show what was there so far, which the pieces decide.
+                    let words = error.to_string();
+                    found.push(
+                        words
+                            .split(": it began with")
+                            .next()
+                            .unwrap_or_default()
+                            .to_owned(),
+                    );
                     return found;
                 }
             }
