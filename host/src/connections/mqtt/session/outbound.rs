@@ -199,7 +199,8 @@ impl Outbound {
     /// Takes the message out that was alone on the last links. One whose caller is gone stays: the
     /// verdict must reach somebody, and it is claimed again soon.
     fn blame(&mut self, links: u32) -> bool {
-        let Some(slot) = self.window.front_mut() else {
+        // Not the first one of the window: that may be at level 2 and with the broker already.
+        let Some(slot) = self.window.iter_mut().find(|slot| slot.counted) else {
             return false;
         };
         let Some(ticket) = slot.ticket.take_if(|ticket| !ticket.is_orphan()) else {
