@@ -1,17 +1,17 @@
 //! The host itself is killed, told to stop, asked for one message at a time, started before everything
 //! else, kept short of handles: R18, R28, R29, R31, R34.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use windlass_tests::httpd::{Httpd, Reply};
+use windlass_tests::httpd::Httpd;
 use windlass_tests::load::{Publish, Subscribe, Subscriber};
 use windlass_tests::machine::{Stalls, free_port, holds_within, signal};
 use windlass_tests::manifest::{Manifest, publish_to};
 use windlass_tests::mosquitto::Mosquitto;
-use windlass_tests::oracle::{Judge, Ledger, now_ns, write_payload};
+use windlass_tests::oracle::{now_ns, write_payload};
 use windlass_tests::proxy::Proxy;
 use windlass_tests::pusher::Client;
 use windlass_tests::redis::{Answer, Redis};
@@ -19,25 +19,8 @@ use windlass_tests::settings::{START, wait_ready, warm, warm_ones};
 use windlass_tests::toolchain::Plain;
 use windlass_tests::windlass::Windlass;
 
+use crate::ledger::ledger_server;
 use crate::trial::{Counted, Trial, longest, percentile, spread};
-
-/// A server that enters what is posted, after so many milliseconds.
-fn ledger_server() -> (Httpd, Arc<Mutex<Ledger>>, Arc<AtomicU64>) {
-    let ledger = Arc::new(Mutex::new(Ledger::new(Judge::Exact)));
-    let delay = Arc::new(AtomicU64::new(5));
-    let server = Httpd::start({
-        let (ledger, delay) = (Arc::clone(&ledger), Arc::clone(&delay));
-        move |asked| {
-            ledger
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .enter(&asked.body);
-            let delay = Duration::from_millis(delay.load(Ordering::Relaxed));
-            Reply::After(delay, Box::new(Reply::status(204)))
-        }
-    });
-    (server, ledger, delay)
-}
 
 /// All of `in/#` of a broker to a server, one request a message.
 fn posting(broker: &Mosquitto, server: &Httpd) -> Manifest {
@@ -60,7 +43,7 @@ pub(crate) fn killed(trial: &mut Trial) {
         least + spread_ms
     ));
     let broker = Mosquitto::start();
-    let (server, ledger, delay) = ledger_server();
+    let (server, ledger, delay) = ledger_server(5);
     let mut windlass = Windlass::start(&posting(&broker, &server));
     wait_ready(&windlass, &["plant", "api"], &["all"]);
     let publisher = Publish::new(broker.port(), "in/1", 1).rate(1000).start();
@@ -318,7 +301,7 @@ pub(crate) fn start_order(trial: &mut Trial) {
         let mut near = Mosquitto::start();
         let mut remote = Mosquitto::start();
         let mut redis = Redis::start();
-        let (mut server, ledger, _) = ledger_server();
+        let (mut server, ledger, _) = ledger_server(5);
         let rest = json!([{ "rest": { "connectionSelector": "api", "method": "post", "sendSingle": true } }]);
         let list = json!([{ "redis": { "connectionSelector": "cache", "stream": "out", "sendSingle": true } }]);
         let manifest = Manifest::new()

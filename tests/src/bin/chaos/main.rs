@@ -11,6 +11,7 @@ mod disk;
 mod elsewhere;
 mod guests;
 mod host;
+mod ledger;
 mod links;
 mod list;
 mod names;

@@ -1,19 +1,18 @@
 //! Sinks that are slow: R14.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use windlass_tests::httpd::{Httpd, Reply};
 use windlass_tests::load::Publish;
 use windlass_tests::machine::holds_within;
 use windlass_tests::manifest::Manifest;
 use windlass_tests::mosquitto::Mosquitto;
-use windlass_tests::oracle::{Judge, Ledger};
 use windlass_tests::settings::wait_ready;
 use windlass_tests::windlass::Windlass;
 
+use crate::ledger::ledger_server;
 use crate::trial::{Counted, Trial};
 
 /// R14: an HTTP sink that takes a second for each request.
@@ -24,21 +23,7 @@ pub(crate) fn slow(trial: &mut Trial) {
          answers at once"
     ));
     let broker = Mosquitto::start();
-    let ledger = Arc::new(Mutex::new(Ledger::new(Judge::Exact)));
-    let delay = Arc::new(AtomicU64::new(1000));
-    let server = Httpd::start({
-        let (ledger, delay) = (Arc::clone(&ledger), Arc::clone(&delay));
-        move |asked| {
-            ledger
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .enter(&asked.body);
-            match delay.load(Ordering::Relaxed) {
-                0 => Reply::status(204),
-                delay => Reply::After(Duration::from_millis(delay), Box::new(Reply::status(204))),
-            }
-        }
-    });
+    let (server, ledger, delay) = ledger_server(1000);
     let rest =
         json!([{ "rest": { "connectionSelector": "api", "method": "post", "sendSingle": true } }]);
     let manifest = Manifest::new()

@@ -1,22 +1,22 @@
 //! Everything at once, for long: R30.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use windlass_tests::httpd::{Httpd, Reply};
 use windlass_tests::load::{Publish, Subscribe, Subscriber};
 use windlass_tests::machine::holds_within;
 use windlass_tests::manifest::{Manifest, publish_to};
 use windlass_tests::mosquitto::Mosquitto;
-use windlass_tests::oracle::{Judge, Ledger, ranges};
+use windlass_tests::oracle::ranges;
 use windlass_tests::proxy::Proxy;
 use windlass_tests::settings::wait_ready;
 use windlass_tests::toolchain::misbehaving;
 use windlass_tests::windlass::Windlass;
 
 use crate::guests::slope;
+use crate::ledger::ledger_server;
 use crate::trial::{Counted, Trial};
 
 /// R30: cuts, traps and a slow sink, mixed, at a steady load.
@@ -30,19 +30,7 @@ pub(crate) fn soak(trial: &mut Trial) {
     let broker = Mosquitto::start();
     let proxy = Proxy::start(broker.port());
     let far = Subscriber::start(Subscribe::new(broker.port(), "far", "out", 1));
-    let ledger = Arc::new(Mutex::new(Ledger::new(Judge::Exact)));
-    let delay = Arc::new(AtomicU64::new(0));
-    let server = Httpd::start({
-        let (ledger, delay) = (Arc::clone(&ledger), Arc::clone(&delay));
-        move |asked| {
-            ledger
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .enter(&asked.body);
-            let delay = Duration::from_millis(delay.load(Ordering::Relaxed));
-            Reply::After(delay, Box::new(Reply::status(204)))
-        }
-    });
+    let (server, ledger, delay) = ledger_server(0);
     let rest =
         json!([{ "rest": { "connectionSelector": "api", "method": "post", "sendSingle": true } }]);
     let traps =
