@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use windlass_tests::load::{Publish, Subscribe, Subscriber};
 use windlass_tests::machine::{holds_within, shared};
 use windlass_tests::mosquitto::{Broker, Mosquitto};
+use windlass_tests::process::Killed;
 use windlass_tests::windlass::{Said, Windlass, binary, command};
 
 use crate::settings::{START, expect_all, warm_ones};
@@ -512,7 +513,9 @@ fn status_is_watched_line_by_line_and_contexts_keep_the_server() {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
+        .map(Killed)
         .expect("windlass can be started");
+    let watching = &mut watching.0;
     let lines = BufReader::new(watching.stdout.take().expect("piped"));
     let (sender, receiver) = std::sync::mpsc::channel();
     let reader = std::thread::spawn(move || {

@@ -3,7 +3,7 @@
 
 use std::io::Read;
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use windlass_tests::manifest::{Manifest, publish_to};
 use windlass_tests::mosquitto::Mosquitto;
 use windlass_tests::oracle::{Judge, now_ns};
 use windlass_tests::peer::Peer;
+use windlass_tests::process::Killed;
 use windlass_tests::windlass::Windlass;
 
 use crate::settings::START;
@@ -41,26 +42,28 @@ fn writes(connection: &str) -> Value {
 }
 
 /// `nngcat` that listens as pair0 and sends this every second, or only takes.
-fn nngcat(url: &str, data: Option<&str>) -> Child {
+fn nngcat(url: &str, data: Option<&str>) -> Killed {
     let mut command = Command::new(program("nngcat").expect("nng-utils is installed"));
     command.args(["--pair0", "--listen", url, "--ascii"]);
     if let Some(data) = data {
         command.args(["--data", data, "--interval", "1"]);
     }
-    command
+    let child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .expect("nngcat can be started")
+        .expect("nngcat can be started");
+    Killed(child)
 }
 
-fn end(mut child: Child) -> String {
-    drop(child.kill());
+/// Kills it; what it printed.
+fn end(mut cat: Killed) -> String {
+    let output = cat.0.stdout.take();
+    drop(cat);
     let mut out = String::new();
-    if let Some(mut output) = child.stdout.take() {
+    if let Some(mut output) = output {
         drop(output.read_to_string(&mut out));
     }
-    drop(child.wait());
     out
 }
 

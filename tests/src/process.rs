@@ -9,6 +9,18 @@ use std::time::Duration;
 
 use crate::machine::{holds_within, program, signal};
 
+/// A child that is killed when dropped, also by a test that fails: one that is left would hold the outputs of
+/// the test for ever.
+#[derive(Debug)]
+pub struct Killed(pub Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 /// A server process, running or not.
 #[derive(Debug)]
 pub struct Process {

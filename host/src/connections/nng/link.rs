@@ -166,11 +166,15 @@ impl Link {
         .await
     }
 
-    /// Whether the other side hangs up within that time. What it sends meanwhile is a message.
+    /// Whether the other side hangs up within that time. What it sends meanwhile is a message, and who has
+    /// sent one, even in one piece with its greeting, has taken this side for its partner.
     ///
     /// # Errors
     /// What it sends cannot be read.
     pub(super) async fn hangs_up(&mut self, grace: Duration) -> Result<bool, ConnectionError> {
+        if self.shared.useful.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
         match timeout(grace, poll_fn(|cx| self.poll_read(cx))).await {
             Err(_) | Ok(Ok(true)) => Ok(false),
             Ok(Ok(false)) => Ok(true),

@@ -136,6 +136,24 @@ async fn a_listener_with_another_partner_is_told_from_one_that_is_free() {
 }
 
 #[tokio::test]
+async fn a_listener_whose_message_comes_with_its_greeting_is_a_partner_however_soon_it_is_gone() {
+    let (listener, props) = listen().await;
+    let connection = build(&props).unwrap();
+    for attempt in 0..5 {
+        let soon_gone = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut both = HELLO.to_vec();
+            both.extend_from_slice(b"\0\0\0\0\0\0\0\x01x");
+            stream.write_all(&both).await.unwrap();
+        };
+        let (connected, ()) = tokio::join!(connection.connect(), soon_gone);
+        assert_eq!(connected.map_err(|error| error.code), Ok(()), "{attempt}");
+        assert!(connection.was_useful());
+        assert_eq!(connection.lost().await.pace, Pace::Quick);
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_partner_is_named() {
     for (bytes, code, words) in [
         (&b"\x00SP\x00\x00\x11\x00\x00"[..], "nng:protocol", "pair1"),
