@@ -481,7 +481,7 @@ extern bool http_method_client_send(http_borrow_client_t self, http_request_t *r
 // Concurrently, as many as the connection allows. Answers in the order of the requests.
 extern void http_method_client_send_all(http_borrow_client_t self, http_list_request_t *requests, http_list_result_response_error_t *ret);
 // The request once per message, with the message's payload as its body.
-// No payload enters the sandbox.
+// No payload enters the sandbox. An answer of 2xx comes without its headers.
 extern void http_method_client_send_each(http_borrow_client_t self, http_request_t *request, http_borrow_batch_t bodies, http_list_result_response_error_t *ret);
 
 // Imported Functions from `windlass:connector/sql@0.1.0`

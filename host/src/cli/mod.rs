@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+mod arenas;
 mod check;
 mod client;
 mod completions;
@@ -108,6 +109,12 @@ pub fn main() -> ExitCode {
     if let Command::CompileComponent { arguments } = &cli.command {
         // A process of its own: no log, no runtime, nothing but the compiler.
         return crate::runtime::compile_main(arguments);
+    }
+    if matches!(
+        cli.command,
+        Command::Run(_) | Command::Serve(_) | Command::Demo(_)
+    ) {
+        arenas::limit();
     }
     let live = cli.command.draws_table();
     let logs = match Logs::start(

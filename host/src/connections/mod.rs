@@ -482,6 +482,8 @@ pub struct HttpHead {
     pub headers: Vec<(String, String)>,
     /// None: as the connection is configured.
     pub timeout_ms: Option<u32>,
+    /// Of an answer of 2xx only status and body are wanted.
+    pub brief: bool,
 }
 
 /// A request below the connection's base URL. Cheap to clone: requests that differ in their bodies

@@ -31,6 +31,7 @@ fn request_in(request: wit::Request) -> HttpRequest {
             path: request.path,
             headers: request.headers,
             timeout_ms: request.timeout_ms,
+            brief: false,
         }),
         body: request.body.into(),
     }
@@ -149,7 +150,9 @@ impl wit::HostClient for Host {
         bodies: Resource<BatchHandle>,
     ) -> wasmtime::Result<Vec<Answer>> {
         self.count_call()?;
-        let head = request_in(request).head;
+        let mut head = request_in(request).head;
+        // Nobody else has it yet.
+        Arc::make_mut(&mut head).brief = true;
         let batch = self.batches.get(&bodies)?;
         let requests = batch.iter().map(|message| HttpRequest {
             head: Arc::clone(&head),

@@ -21,6 +21,8 @@ const REDIRECTS: usize = 5;
 pub(super) struct Prepared {
     url: Url,
     head: Head,
+    /// See [`HttpHead::brief`].
+    brief: bool,
 }
 
 impl Prepared {
@@ -64,8 +66,9 @@ impl Prepared {
             own.iter()
                 .map(|(name, value)| (name.clone(), value.clone())),
         );
+        let brief = head.brief;
         let head = Head::new(method, &url, &base.authority(), headers)?;
-        Ok(Self { url, head })
+        Ok(Self { url, head, brief })
     }
 }
 
@@ -82,7 +85,7 @@ pub(super) async fn exchange(
 ) -> Result<HttpResponse, ConnectionError> {
     let answer = sockets.send(&prepared.head, &body, most).await?;
     match followed(answer.status, prepared.head.method(), &answer) {
-        None => read(answer, most).await,
+        None => read(answer, most, prepared.brief).await,
         Some(location) => follow(sockets, base, prepared, body, most, (answer, location)).await,
     }
 }
@@ -115,7 +118,7 @@ async fn follow(
         head = head.moved(method, &url)?;
         answer = sockets.send(&head, &body, most).await?;
         match followed(answer.status, head.method(), &answer) {
-            None => return read(answer, most).await,
+            None => return read(answer, most, prepared.brief).await,
             Some(next) => location = next,
         }
     }
@@ -141,8 +144,15 @@ fn followed(status: StatusCode, method: &Method, answer: &Answer) -> Option<Stri
     Some(String::from_utf8_lossy(location.as_bytes()).into_owned())
 }
 
-async fn read(mut answer: Answer, most: usize) -> Result<HttpResponse, ConnectionError> {
+async fn read(
+    mut answer: Answer,
+    most: usize,
+    brief: bool,
+) -> Result<HttpResponse, ConnectionError> {
     unpack(&mut answer, most).await?;
+    if brief && answer.status.is_success() {
+        answer.headers = HeaderMap::new();
+    }
     let headers = answer.headers.iter();
     let headers = headers
         .filter(|(name, _)| !of_the_socket(name))

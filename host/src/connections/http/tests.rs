@@ -34,7 +34,7 @@ async fn send(
         method: method.to_owned(),
         path: path.to_owned(),
         headers: headers.iter().map(pair).collect(),
-        timeout_ms: None,
+        ..HttpHead::default()
     };
     let request = HttpRequest {
         head: Arc::new(head),
