@@ -126,3 +126,59 @@ fn a_sink_whose_broker_falls_silent_does_not_slow_its_neighbour() {
         late.ledger().summary()
     );
 }
+
+/// Telemetry that nobody waits for goes to a sink that is away, alarms that are acknowledged come behind
+/// it: neither a rule beside it, nor another stream on the connection, waits for that sink.
+#[test]
+fn an_alarm_does_not_wait_behind_what_nobody_waits_for() {
+    let _machine = alone();
+    let near = Mosquitto::start();
+    let mut remote = Mosquitto::start();
+    let telemetry = r#"meta(topic) LIKE "%telemetry""#;
+    let alarms = Subscriber::start(Subscribe::new(near.port(), "alarms", "alarms", 1));
+    let others = Subscriber::start(Subscribe::new(near.port(), "others", "others", 1));
+    let manifest = Manifest::new()
+        .mqtt("plant", &near.url())
+        .mqtt("cloud", &remote.url())
+        .mqtt_stream("mixed", "plant", "mixed/+", 1, true)
+        .mqtt_stream("single", "plant", "single/+", 1, false)
+        .mqtt_stream("other", "plant", "other/+", 1, false)
+        .rule(
+            "remote",
+            &format!("SELECT * FROM mixed WHERE {telemetry}"),
+            publish_to("cloud", "out", 1),
+        )
+        .rule(
+            "local",
+            &format!("SELECT * FROM mixed WHERE NOT ({telemetry})"),
+            publish_to("plant", "alarms", 1),
+        )
+        .rule("all", "SELECT * FROM single", publish_to("cloud", "out", 1))
+        .rule(
+            "beside",
+            "SELECT * FROM other",
+            publish_to("plant", "others", 1),
+        );
+    let windlass = Windlass::start(&manifest);
+    wait_ready(
+        &windlass,
+        &["plant", "cloud"],
+        &["remote", "local", "all", "beside"],
+    );
+    remote.stop();
+    windlass.wait_connection("cloud", "connecting", Duration::from_secs(30));
+    let send = |topic: &str, qos, count| {
+        let publish = Publish::new(near.port(), topic, qos).rate(2000);
+        let sent = publish.count(count).start().join();
+        assert_eq!(sent.sent, count);
+    };
+    // More than any queue in memory holds, and then more than the broker lets be unacknowledged.
+    for stream in ["mixed", "single"] {
+        send(&format!("{stream}/telemetry"), 0, 3000);
+        send(&format!("{stream}/alarm"), 1, 300);
+    }
+    send("other/1", 1, 300);
+    let all: Vec<u64> = (0..300).collect();
+    expect_all(&alarms, &all, Duration::from_secs(20));
+    expect_all(&others, &all, Duration::from_secs(20));
+}

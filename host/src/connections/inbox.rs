@@ -233,6 +233,16 @@ impl Inbox {
         self.queue.lock().deliveries.len()
     }
 
+    /// A delivery with a take waits.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        let queue = self.queue.lock();
+        queue
+            .deliveries
+            .iter()
+            .any(|delivery| delivery.take.is_some())
+    }
+
     /// Nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {

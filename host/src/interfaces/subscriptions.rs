@@ -210,6 +210,16 @@ impl Subscriptions {
             .sum()
     }
 
+    /// Somebody upstream waits for a message in one of them.
+    #[must_use]
+    pub fn are_awaited(&self) -> bool {
+        self.state
+            .lock()
+            .kept
+            .iter()
+            .any(|kept| kept.inbox.is_awaited())
+    }
+
     /// Messages without a promise that were dropped because a queue was full.
     #[must_use]
     pub fn dropped(&self) -> u64 {

@@ -2,7 +2,8 @@
 //! alone, bounded by time and count; a restart forgets.
 //!
 //! A key counts as seen once its message is final. Until then a second one with the same key is
-//! settled together with the first: if that is abandoned, so is the second, and both come again.
+//! settled together with the first: if that is abandoned, so is the second, and both come again. One
+//! that somebody upstream waits for is not left out for one that may be dropped.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -131,7 +132,11 @@ struct Keys {
 #[derive(Debug)]
 enum Known {
     /// Its message is not final; these wait for it.
-    UnderWay(Waiters),
+    UnderWay {
+        waiters: Waiters,
+        /// Somebody upstream waits for the message.
+        lossless: bool,
+    },
     Final(Instant),
 }
 
@@ -186,15 +191,27 @@ impl Window {
                 continue;
             };
             let hash = hash(key);
+            let lossless = ticket.lossless();
             match state.known.get(&hash) {
-                None => {
-                    let under_way = Known::UnderWay(Arc::clone(&waiters));
+                Some(Known::Final(_)) => {}
+                Some(Known::UnderWay {
+                    waiters,
+                    lossless: first,
+                }) if *first || !lossless => {
+                    // Nothing depends on the end of any other.
+                    if lossless {
+                        waiters.lock().push(ticket.clone());
+                    }
+                }
+                None | Some(Known::UnderWay { .. }) => {
+                    let under_way = Known::UnderWay {
+                        waiters: Arc::clone(&waiters),
+                        lossless,
+                    };
                     state.known.insert(hash, under_way);
                     of.push(hash);
                     places.push(place);
                 }
-                Some(Known::Final(_)) => {}
-                Some(Known::UnderWay(first)) => first.lock().push(ticket.clone()),
             }
         }
         drop(state);
@@ -258,7 +275,12 @@ impl Drop for Hold {
         }
         let mut keys = self.keys.lock();
         for hash in &self.of {
-            keys.known.remove(hash);
+            // Another one may be under way with the same key by now.
+            if let Some(Known::UnderWay { waiters, .. }) = keys.known.get(hash)
+                && Arc::ptr_eq(waiters, &self.waiters)
+            {
+                keys.known.remove(hash);
+            }
         }
         drop(keys);
         let waiters = std::mem::take(&mut *self.waiters.lock());
@@ -377,6 +399,18 @@ mod tests {
         let settled: Arc<Mutex<Vec<u32>>> = Arc::default();
         let read =
             |number| ledger.open(Some(Box::new(Read(Arc::clone(&settled), number))), None, 1);
+        // One that nobody waits for may be dropped, and does not stand for one that somebody does.
+        let lossy = ledger.open(None, None, 1);
+        let dropped = window.admit(&keys(&["q"]), &lossy);
+        let zero = read(0);
+        let kept = window.admit(&keys(&["q"]), &zero);
+        assert_eq!((places(&dropped, 1), places(&kept, 1)), (vec![0], vec![0]));
+        drop((lossy, dropped));
+        let again = window.admit(&keys(&["q"]), &zero);
+        assert!(again.places.is_some_and(|places| places.is_empty()));
+        drop((zero, kept));
+        assert_eq!(std::mem::take(&mut *settled.lock()), [0]);
+
         let (one, two) = (read(1), read(2));
         let first = window.admit(&keys(&["a"]), &one);
         let second = window.admit(&keys(&["a"]), &two);

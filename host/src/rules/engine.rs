@@ -95,9 +95,28 @@ impl Before {
 
 impl Drop for Before {
     fn drop(&mut self) {
+        let source = &self.source.source;
         // What waits for a rule that has joined again is with it already.
-        self.source.source.give_up(&self.rule);
+        let messages = source.give_up(&self.rule);
+        if messages > 0 {
+            tracing::warn!(rule = %self.rule, stream = %source.stream, messages, "messages that came while the rule was changed are dropped: it did not come back to its source");
+        }
+        if source.is_unused() {
+            // The last of the others has left meanwhile.
+            self.source.let_end();
+        }
     }
+}
+
+/// Whether a rule that ends comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// It does not: messages that can be kept nowhere are given up, for they hold up others.
+    Gone,
+    /// At once, perhaps otherwise: what comes meanwhile waits for it.
+    ForAMoment,
+    /// With all rules of its source, which has stopped reading.
+    Together,
 }
 
 /// Why a rule could not be started.
@@ -171,10 +190,13 @@ impl Engine {
         plan: &RulePlan,
         before: Option<Before>,
     ) -> Result<(), StartError> {
+        // Longer than what was before: a source that is found is not ended as unused.
+        let _joining = self.joining.lock();
         // Connections of the rule's own that are not the same any more must be gone first.
         let mut before = before.filter(|before| before.serves(&plan.stream));
-        let _joining = self.joining.lock();
-        self.start_joining(plan, before.as_mut())
+        let started = self.start_joining(plan, before.as_mut());
+        drop(before);
+        started
     }
 
     /// Stops rules that share a source and starts them on a new one: nothing is read in between, so that
@@ -192,7 +214,7 @@ impl Engine {
         if let Some((last, others)) = rules.split_last() {
             last.source.stop_reading(deadline).await;
             for rule in others {
-                self.end_rule(rule, deadline, false).await;
+                self.end_rule(rule, deadline, Ending::Together).await;
             }
             before = self.stop_for_another(&last.id, deadline).await;
         }
@@ -276,6 +298,7 @@ impl Engine {
             source: Arc::clone(&source),
             forwarder: forwarder.clone(),
             started_ms: super::now_ms(),
+            stranded: Mutex::default(),
             state: watch::channel(RuleState::Starting).0,
             stop,
             tasks: TaskTracker::new(),
@@ -344,6 +367,10 @@ impl Engine {
                 &handle,
             );
         }
+        rule.tasks.spawn_on(
+            look_for_stranded(Arc::clone(&self.parts.spills), Arc::clone(&rule)),
+            &handle,
+        );
         self.rules.lock().insert(id, Arc::clone(&rule));
         source.source.join(input);
         rule.enter(rule.state_by_source(), &self.changes);
@@ -431,8 +458,9 @@ impl Engine {
         } else {
             format!("rule/{rule}/{}", plan.name)
         };
-        if let Some(running) = self.sources.lock().get(&key) {
-            return Ok(Arc::clone(running));
+        let running = self.sources.lock().get(&key).cloned();
+        if let Some(running) = running.filter(|running| !running.stop.is_cancelled()) {
+            return Ok(running);
         }
         let (owner, part) = if plan.shared {
             (
@@ -513,7 +541,7 @@ impl Engine {
     pub async fn stop(&self, id: &str, deadline: Instant) -> bool {
         match self.rule(id) {
             Some(rule) => {
-                self.end_rule(&rule, deadline, false).await;
+                self.end_rule(&rule, deadline, Ending::Gone).await;
                 true
             }
             None => false,
@@ -525,7 +553,7 @@ impl Engine {
     /// between. None: it does not run.
     pub async fn stop_for_another(&self, id: &str, deadline: Instant) -> Option<Before> {
         let rule = self.rule(id)?;
-        self.end_rule(&rule, deadline, true).await;
+        self.end_rule(&rule, deadline, Ending::ForAMoment).await;
         let subscriptions = rule.source.left.lock().take();
         Some(Before {
             subscriptions,
@@ -546,7 +574,7 @@ impl Engine {
         !rule.source.source.is_alone(&rule.id)
     }
 
-    async fn end_rule(&self, rule: &Arc<Rule>, deadline: Instant, again: bool) {
+    async fn end_rule(&self, rule: &Arc<Rule>, deadline: Instant, ending: Ending) {
         let id = rule.id.as_str();
         self.rules.lock().remove(id);
         rule.enter(RuleState::Stopping, &self.changes);
@@ -554,7 +582,8 @@ impl Engine {
             let _joining = self.joining.lock();
             let last = rule.source.source.is_alone(id);
             if last {
-                rule.source.replaced.store(again, Ordering::Relaxed);
+                let replaced = ending == Ending::ForAMoment;
+                rule.source.replaced.store(replaced, Ordering::Relaxed);
                 // From now on a rule that starts on this stream gets a source of its own.
                 let mut sources = self.sources.lock();
                 if sources
@@ -564,15 +593,15 @@ impl Engine {
                     sources.remove(&rule.source.key);
                 }
             } else {
-                if again {
+                if ending == Ending::ForAMoment {
                     rule.source.source.leave_for_a_moment(id);
                 } else {
                     rule.source.source.leave(id);
                 }
-                rule.input
-                    .outputs
-                    .iter()
-                    .for_each(|output| output.action.let_go());
+                if ending == Ending::Gone {
+                    let outputs = rule.input.outputs.iter();
+                    outputs.for_each(|output| output.action.let_go());
+                }
             }
             last
         };
@@ -628,6 +657,24 @@ impl Engine {
             rule.enter(RuleState::Stopped, &self.changes);
         }
     }
+}
+
+/// Says what waits on disk for actions that a rule had before it was changed.
+async fn look_for_stranded(spills: Arc<SpillSet>, rule: Arc<Rule>) {
+    let outputs = rule.input.outputs.iter();
+    let actions: Vec<_> = outputs.map(|output| output.action.name.as_str()).collect();
+    let stranded = spills.stranded(TENANT, &rule.id, &actions).await;
+    let sentences = stranded.into_iter().map(|(action, messages)| {
+        format!(
+            "{messages} messages wait in the disk queue of {action}, an action that the rule has no more: \
+             they go on when it has one of that name, and are deleted with the rule"
+        )
+    });
+    let sentences: Vec<_> = sentences.collect();
+    for sentence in &sentences {
+        tracing::warn!(rule = %rule.id, "{sentence}");
+    }
+    *rule.stranded.lock() = sentences;
 }
 
 /// Messages of one write, where that should be fewer than usual. Over HTTP each is a request, some of

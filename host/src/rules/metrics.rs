@@ -53,6 +53,7 @@ impl Rule {
             warnings.extend(slots.warnings());
         }
         warnings.extend(self.source.slots.warnings());
+        warnings.extend(self.stranded.lock().iter().cloned());
         let forwarder = self.forwarder.as_ref();
         warnings.extend(forwarder.and_then(|forwarder| forwarder.trouble()));
         let message = if state.message().is_empty() && state == RuleState::Running {

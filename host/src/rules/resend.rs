@@ -28,19 +28,42 @@ const AT_ONCE: u32 = 100;
 pub struct Resender {
     store: Store,
     engine: Arc<Engine>,
-    delivered: Arc<Mutex<Vec<i64>>>,
+    ended: Arc<Mutex<Ended>>,
+}
+
+/// How letters ended that were on their way, by their numbers.
+#[derive(Debug, Default)]
+struct Ended {
+    delivered: Vec<i64>,
+    /// Their action ended before them.
+    returned: Vec<i64>,
 }
 
 /// One letter on its way; settled when its action has delivered it, put it on disk, or buried it anew.
 #[derive(Debug)]
 struct Letter {
     id: i64,
-    delivered: Arc<Mutex<Vec<i64>>>,
+    ended: Arc<Mutex<Ended>>,
+    settled: bool,
+}
+
+impl Drop for Letter {
+    fn drop(&mut self) {
+        let mut ended = self.ended.lock();
+        if self.settled {
+            ended.delivered.push(self.id);
+        } else {
+            ended.returned.push(self.id);
+        }
+    }
 }
 
 impl Settle for Letter {
-    fn settle(self: Box<Self>) {
-        self.delivered.lock().push(self.id);
+    fn settle(mut self: Box<Self>) {
+        self.settled = true;
+    }
+    fn is_kept(&self) -> bool {
+        true
     }
     fn lossless(&self) -> bool {
         // It is in the store until it is delivered: no reason to write it to the disk queue at once.
@@ -55,7 +78,7 @@ impl Resender {
         Self {
             store,
             engine,
-            delivered: Arc::default(),
+            ended: Arc::default(),
         }
     }
 
@@ -89,7 +112,15 @@ impl Resender {
     }
 
     async fn look(&self) {
-        let delivered = std::mem::take(&mut *self.delivered.lock());
+        let Ended {
+            delivered,
+            returned,
+        } = std::mem::take(&mut *self.ended.lock());
+        if !returned.is_empty()
+            && let Err(error) = self.store.return_resends(TENANT, &returned).await
+        {
+            tracing::warn!(error = %chain(&error), "dead letters that could not be sent again wait for the next start");
+        }
         if !delivered.is_empty()
             && let Err(error) = self.store.resent(TENANT, &delivered).await
         {
@@ -124,7 +155,8 @@ impl Resender {
                     for kept in letters {
                         let settle = Letter {
                             id: kept.id,
-                            delivered: Arc::clone(&self.delivered),
+                            ended: Arc::clone(&self.ended),
+                            settled: false,
                         };
                         let ticket = Ledger::new().open(Some(Box::new(settle)), None, 1);
                         let batch = Batch::from(vec![kept.letter.message]);

@@ -1,5 +1,6 @@
 //! Settlement: a read's takes are acknowledged when everything made of its batch is final, and
-//! reads settle in the order in which they were made.
+//! reads settle in the order in which they were made. A read for which nobody waits, and after which
+//! nothing has to be written, holds up none that came after it.
 //!
 //! A [`Ticket`] is cloned into every place that still owes something to a read: a queue, a write
 //! under way, a row that waits for its batch. When the last clone is dropped the read is final; a
@@ -30,6 +31,10 @@ pub trait Settle: Send + fmt::Debug {
     }
     /// The sender is at a standstill until it is settled.
     fn presses(&self) -> bool {
+        false
+    }
+    /// It is kept elsewhere until it is settled: to abandon it loses nothing and holds up nobody.
+    fn is_kept(&self) -> bool {
         false
     }
 }
@@ -106,6 +111,8 @@ impl Latency {
 struct State {
     first: u64,
     entries: VecDeque<Entry>,
+    /// Reads that are not among the entries, because nothing depends on their order.
+    loose: usize,
     /// Final, with a checkpoint to write before their takes settle.
     ready: VecDeque<Entry>,
     abandoned: bool,
@@ -131,10 +138,19 @@ pub struct Ticket(Arc<Open>);
 #[derive(Debug)]
 struct Open {
     ledger: Arc<Shared>,
-    number: u64,
+    place: Place,
     lossless: bool,
     read_at: Instant,
     abandoned: AtomicBool,
+}
+
+/// Where a read that is not final stands.
+#[derive(Debug)]
+enum Place {
+    /// In its ledger, under this number.
+    Entry(u64),
+    /// By itself: it would hold up those after it for as long as a sink is away.
+    Loose(Mutex<Option<Entry>>),
 }
 
 impl Default for Ledger {
@@ -172,20 +188,27 @@ impl Ledger {
     ) -> Ticket {
         let lossless = takes.as_ref().is_some_and(|takes| takes.lossless());
         let read_at = Instant::now();
-        let mut state = self.0.state.lock();
-        let number = state.first + state.entries.len() as u64;
-        state.abandoned |= state.sealed;
-        state.entries.push_back(Entry {
+        let is_loose = !lossless && checkpoint.is_none();
+        let entry = Entry {
             takes,
             checkpoint,
             messages: messages as u64,
             read_at,
             last: false,
-        });
+        };
+        let mut state = self.0.state.lock();
+        let place = if is_loose {
+            state.loose += 1;
+            Place::Loose(Mutex::new(Some(entry)))
+        } else {
+            state.abandoned |= state.sealed;
+            state.entries.push_back(entry);
+            Place::Entry(state.first + state.entries.len() as u64 - 1)
+        };
         drop(state);
         Ticket(Arc::new(Open {
             ledger: Arc::clone(&self.0),
-            number,
+            place,
             lossless,
             read_at,
             abandoned: AtomicBool::new(false),
@@ -196,10 +219,10 @@ impl Ledger {
     #[must_use]
     pub fn open_reads(&self) -> usize {
         let state = self.0.state.lock();
-        state.entries.len() + state.ready.len()
+        state.entries.len() + state.ready.len() + state.loose
     }
 
-    /// Since when the oldest of them waits.
+    /// Since when the oldest of them waits, of those whose order counts.
     #[must_use]
     pub fn oldest(&self) -> Option<Instant> {
         let state = self.0.state.lock();
@@ -344,11 +367,26 @@ impl Shared {
         self.release(&mut state);
         let (work, quiet) = (
             !state.ready.is_empty(),
-            state.entries.is_empty() || state.abandoned,
+            (state.entries.is_empty() && state.loose == 0) || state.abandoned,
         );
         drop(state);
         if work {
             self.work.notify_one();
+        }
+        if quiet {
+            self.quiet.notify_waiters();
+        }
+    }
+
+    /// A read that nobody waits for is final or abandoned.
+    fn close_loose(&self, entry: Entry, abandoned: bool) {
+        let mut state = self.state.lock();
+        state.loose = state.loose.saturating_sub(1);
+        let counts = !(abandoned || state.abandoned || state.sealed);
+        let quiet = state.entries.is_empty() && state.loose == 0;
+        drop(state);
+        if counts {
+            self.finish(entry);
         }
         if quiet {
             self.quiet.notify_waiters();
@@ -407,9 +445,23 @@ impl Ticket {
         self.ask(|takes| takes.presses())
     }
 
+    /// It is kept elsewhere until it is final: to abandon it loses nothing and holds up nobody.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.ask(|takes| takes.is_kept())
+    }
+
     fn ask(&self, question: impl FnOnce(&dyn Settle) -> bool) -> bool {
+        let number = match &self.0.place {
+            Place::Entry(number) => number,
+            Place::Loose(entry) => {
+                let entry = entry.lock();
+                let takes = entry.as_ref().and_then(|entry| entry.takes.as_deref());
+                return takes.is_some_and(question);
+            }
+        };
         let state = self.0.ledger.state.lock();
-        let place = usize::try_from(self.0.number.saturating_sub(state.first));
+        let place = usize::try_from(number.saturating_sub(state.first));
         place
             .ok()
             .and_then(|place| state.entries.get(place))
@@ -424,7 +476,7 @@ impl Ticket {
     }
 
     /// This share can never become final here (the process ends, the disk refused): the read and
-    /// all later ones are not acknowledged and come again.
+    /// all later ones are not acknowledged and come again. One for which nobody waits is gone.
     pub fn abandon(self) {
         self.0.abandoned.store(true, Ordering::Relaxed);
     }
@@ -434,7 +486,14 @@ impl Drop for Open {
     fn drop(&mut self) {
         // A task that panics has delivered nothing of what it drops.
         let abandoned = self.abandoned.load(Ordering::Relaxed) || std::thread::panicking();
-        self.ledger.close(self.number, abandoned);
+        match &mut self.place {
+            Place::Entry(number) => self.ledger.close(*number, abandoned),
+            Place::Loose(entry) => {
+                if let Some(entry) = entry.get_mut().take() {
+                    self.ledger.close_loose(entry, abandoned);
+                }
+            }
+        }
     }
 }
 
@@ -503,6 +562,31 @@ mod tests {
         drop(third);
         assert_eq!(*log.lock(), [1]);
         assert!(ledger.is_abandoned());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_nobody_waits_for_holds_up_none_but_the_end() {
+        let log = Arc::default();
+        let ledger = Ledger::new();
+        let lossy = ledger.open(None, None, 1);
+        drop(ledger.open(take(1, &log), None, 1));
+        assert_eq!(
+            *log.lock(),
+            [1],
+            "the sink of the first may be away for days"
+        );
+        for _ in 0..1000 {
+            drop(ledger.open(None, None, 1));
+        }
+        assert_eq!((ledger.open_reads(), ledger.settled_messages()), (1, 1001));
+        let end = Instant::now() + Duration::from_secs(10);
+        let (drained, ()) = tokio::join!(ledger.drained(end), async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            drop(lossy);
+        });
+        assert!(drained && Instant::now() < end);
+        ledger.open(None, None, 1).abandon();
+        assert!(!ledger.is_abandoned(), "it would bring nothing back");
     }
 
     #[tokio::test]
@@ -585,8 +669,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_the_rest_is_told_at_once_when_it_was_abandoned() {
+        let log = Arc::default();
         let ledger = Ledger::new();
-        let (first, second) = (ledger.open(None, None, 1), ledger.open(None, None, 1));
+        let first = ledger.open(take(1, &log), None, 1);
+        let second = ledger.open(take(2, &log), None, 1);
         let begin = Instant::now();
         let (drained, ()) = tokio::join!(ledger.drained(begin + Duration::from_secs(10)), async {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -18,7 +18,7 @@ use super::query::{Format, RowBatch};
 use super::settle::{Committer, Latency, Ledger, Settle, Ticket};
 use crate::error::{ConnectionError, ErrorKind};
 use crate::message::Batch;
-use crate::runtime::{GuestError, Read, SourceGuest, Takes};
+use crate::runtime::{GuestError, Inboxes, Read, SourceGuest, Takes};
 
 /// Failed reads in a row on the same messages before they are looked at one by one, and then
 /// before the one is dead-lettered.
@@ -29,6 +29,8 @@ const RETRY_CAP: Duration = Duration::from_secs(10);
 const TRAPPED_PER_MINUTE: usize = 10;
 /// The shortest wait after an idle read.
 const IDLE_FLOOR: Duration = Duration::from_millis(1);
+/// How often a source that waits for room looks whether somebody waits for it.
+const LOOK: Duration = Duration::from_millis(100);
 /// How often the checkpoint of a source that takes nothing is written, at most.
 const CHECKPOINT_SPACING: Duration = Duration::from_secs(1);
 
@@ -67,6 +69,8 @@ pub struct Source {
     parked: Mutex<HashMap<String, Vec<Parked>>>,
     /// The actions have been told to end: what a guest still returns is not taken in.
     sealed: AtomicBool,
+    /// Somebody upstream waits behind messages that found no room: those are dropped until there is.
+    pressed: AtomicBool,
     ledger: Mutex<Ledger>,
 }
 
@@ -148,6 +152,7 @@ impl Source {
             inputs: RwLock::default(),
             parked: Mutex::default(),
             sealed: AtomicBool::new(false),
+            pressed: AtomicBool::new(false),
         }
     }
 
@@ -187,11 +192,18 @@ impl Source {
         self.parked.lock().insert(rule.to_owned(), Vec::new());
     }
 
-    /// A rule that has left for a moment does not come back.
-    pub fn give_up(&self, rule: &str) {
-        let parked = self.parked.lock().remove(rule);
+    /// A rule that has left for a moment does not come back: how many messages had come for it.
+    pub fn give_up(&self, rule: &str) -> usize {
+        let parked = self.parked.lock().remove(rule).unwrap_or_default();
         // Tickets end outside of the lock.
-        drop(parked);
+        parked.iter().map(|parked| parked.batch.len()).sum()
+    }
+
+    /// No rule is here, and none comes back.
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        let inputs = self.inputs.read();
+        inputs.is_empty() && self.parked.lock().is_empty()
     }
 
     /// A rule leaves. True: it was the last.
@@ -298,7 +310,8 @@ impl Source {
                 }) => {
                     failures = 0;
                     self.is_well();
-                    self.hand_on(batch, checkpoint, takes, stop).await;
+                    let inboxes = guest.inboxes();
+                    self.hand_on(batch, checkpoint, takes, stop, &inboxes).await;
                 }
                 Ok(Read::Idle(wait)) => {
                     failures = 0;
@@ -343,6 +356,7 @@ impl Source {
         checkpoint: Option<String>,
         takes: Takes,
         stop: &CancellationToken,
+        inboxes: &Inboxes,
     ) {
         let Some(waits) = self.hand_over(batch, checkpoint, takes) else {
             return;
@@ -352,11 +366,32 @@ impl Source {
                 output.action.room().await;
             }
         };
+        // What somebody waits for does not wait for a sink that is away, behind what nobody does.
+        let pressed = async {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                if inboxes.are_awaited() {
+                    return self.pressed.store(true, Ordering::Relaxed);
+                }
+            }
+        };
         // All is handed over: a stop needs no room.
         tokio::select! {
             () = room => {}
+            () = pressed => {}
             () = stop.cancelled() => {}
         }
+    }
+
+    /// Whether the source may wait for room at all.
+    fn may_wait(&self, inputs: &[Arc<RuleInput>]) -> bool {
+        if !self.pressed.load(Ordering::Relaxed) {
+            return true;
+        }
+        let mut outputs = inputs.iter().flat_map(|input| &input.outputs);
+        let room = outputs.all(|output| output.action.has_room());
+        self.pressed.store(!room, Ordering::Relaxed);
+        room
     }
 
     /// Hands a batch to every rule. Some: those for whose room the source should wait.
@@ -396,8 +431,8 @@ impl Source {
         }
         let admission = match (ticket.lossless(), alone) {
             (true, _) => Admission::Always,
-            (false, true) => Admission::Wait,
-            (false, false) => Admission::Offer,
+            (false, true) if self.may_wait(&inputs) => Admission::Wait,
+            (false, _) => Admission::Offer,
         };
         for waiting in self.parked.lock().values_mut() {
             waiting.push(Parked {

@@ -41,7 +41,7 @@ pub use self::connector::{Connector, Descriptor, Slot};
 pub use self::error::{GuestError, LoadError, Overtime, Place, RuntimeError};
 pub use self::limits::{GuestLimits, LARGE_MEMORY_BYTES, MEMORY_BYTES, Recycle};
 pub use self::sink::SinkGuest;
-pub use self::source::{KeptSubscriptions, Read, SourceGuest, Takes, Waker};
+pub use self::source::{Inboxes, KeptSubscriptions, Read, SourceGuest, Takes, Waker};
 pub use crate::interfaces::{Grant, GuestStats};
 
 use self::cache::Cache;

@@ -116,6 +116,18 @@ impl Waker {
 #[derive(Debug)]
 pub struct KeptSubscriptions(Arc<crate::interfaces::Subscriptions>);
 
+/// The queues of a source's subscriptions, for whoever does not hold the source.
+#[derive(Clone, Debug)]
+pub struct Inboxes(Arc<crate::interfaces::Subscriptions>);
+
+impl Inboxes {
+    /// Somebody upstream waits for a message that nobody has read yet.
+    #[must_use]
+    pub fn are_awaited(&self) -> bool {
+        self.0.are_awaited()
+    }
+}
+
 /// A source in use. Its methods belong on [`Runtime::handle`].
 pub struct SourceGuest {
     used: Use,
@@ -312,6 +324,12 @@ impl SourceGuest {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.used.subscriptions.waiting()
+    }
+
+    /// The queues of its subscriptions.
+    #[must_use]
+    pub fn inboxes(&self) -> Inboxes {
+        Inboxes(Arc::clone(&self.used.subscriptions))
     }
 
     /// How another task asks for the guest back.

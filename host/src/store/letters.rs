@@ -373,7 +373,20 @@ pub(super) async fn bury(
         };
         total.messages += 1;
         total.bytes += size(letter);
-        if total.messages > options.dead_letters || total.bytes > options.dead_letter_bytes {
+        let fits = |messages, bytes| {
+            messages <= options.dead_letters && bytes <= options.dead_letter_bytes
+        };
+        if fits(total.messages, total.bytes) {
+            continue;
+        }
+        // What is on its way once more does not count: it may wait behind the very message that is to be
+        // kept here, and gives its room back only afterwards.
+        let sending = Totals::sending(to, &letter.tenant).await?;
+        let but = |all: u64, some: u64| all.saturating_sub(some);
+        if !fits(
+            but(total.messages, sending.messages),
+            but(total.bytes, sending.bytes),
+        ) {
             return Ok(Err(StoreError::DeadLettersFull {
                 messages: kept.messages,
                 bytes: kept.bytes,
@@ -421,6 +434,22 @@ impl Totals {
             messages: unsigned(row.try_get("messages")?),
             bytes: unsigned(row.try_get("bytes")?),
             last_id: row.try_get("last_id")?,
+        })
+    }
+
+    /// Of those that are being sent again.
+    async fn sending(from: &mut SqliteConnection, tenant: &str) -> Result<Self, sqlx::Error> {
+        let row = sqlx::query(
+            "SELECT count(*) AS messages, coalesce(sum(size), 0) AS bytes FROM dead_letters \
+             WHERE tenant = $1 AND state = 2",
+        )
+        .bind(tenant)
+        .fetch_one(from)
+        .await?;
+        Ok(Self {
+            messages: unsigned(row.try_get("messages")?),
+            bytes: unsigned(row.try_get("bytes")?),
+            last_id: 0,
         })
     }
 

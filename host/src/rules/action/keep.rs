@@ -218,6 +218,12 @@ impl Action {
 
     /// Messages that can be kept nowhere.
     pub(super) fn give_up(&self, tickets: Vec<Ticket>, messages: usize) {
+        let (kept, tickets): (Vec<_>, Vec<_>) = tickets.into_iter().partition(Ticket::is_kept);
+        let messages = messages.saturating_sub(kept.len());
+        kept.into_iter().for_each(Ticket::abandon);
+        if messages == 0 && tickets.is_empty() {
+            return;
+        }
         if self.let_go.load(Ordering::Relaxed) {
             self.lost.fetch_add(messages as u64, Ordering::Relaxed);
             tracing::warn!(action = %self.name, messages, "the rule stops, and messages that could be kept nowhere are dropped");

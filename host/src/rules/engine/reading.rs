@@ -191,6 +191,15 @@ impl RunningSource {
         let _in_time = tokio::time::timeout_at(deadline, ended.wait_for(|ended| *ended)).await;
     }
 
+    /// Nobody is left to wait for its end: it unsubscribes, and is gone.
+    pub(super) fn let_end(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+        self.stop.cancel();
+        self.waker.wake();
+        self.finish.send_replace(Some(Instant::now()));
+        self.tasks.close();
+    }
+
     pub(super) async fn end(&self, deadline: Instant) {
         self.finish.send_replace(Some(deadline));
         self.tasks.close();

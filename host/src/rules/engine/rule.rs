@@ -1,8 +1,9 @@
 //! A rule that was started: where it is, and how its actions end. Starts nothing.
 
 use std::sync::Arc;
-
 use std::time::Duration;
+
+use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -81,6 +82,8 @@ pub struct Rule {
     pub forwarder: Option<Arc<Forwarder>>,
     /// Since when it runs (ms since the epoch).
     pub started_ms: u64,
+    /// What waits on disk for actions that it has no more.
+    pub(in crate::rules) stranded: Mutex<Vec<String>>,
     pub(super) state: watch::Sender<RuleState>,
     pub(super) stop: watch::Sender<Option<Instant>>,
     pub(super) tasks: TaskTracker,

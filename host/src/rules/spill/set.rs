@@ -128,6 +128,32 @@ impl SpillSet {
             .collect()
     }
 
+    /// Queues of a rule that hold messages for actions which are not among these: the names of those
+    /// actions, and how many messages.
+    pub async fn stranded(&self, tenant: &str, rule: &str, actions: &[&str]) -> Vec<(String, u64)> {
+        let of_rule = |name: &QueueName| name.tenant == tenant && name.rule == rule;
+        let mut names: Vec<QueueName> = self.left();
+        names.extend(self.queues.lock().keys().cloned());
+        names.retain(|name| of_rule(name) && !actions.contains(&name.action.as_str()));
+        names.sort();
+        let mut found = Vec::new();
+        for name in names {
+            let known = self.queues.lock().get(&name).cloned();
+            let queue: Arc<dyn Spill> = match known {
+                Some(known) => known,
+                None => self.queue(tenant, rule, &name.action, SpillOptions::default()),
+            };
+            // Opens it, if that has not been done: only then it is known what is in it.
+            if let Err(error) = queue.peek(1, 1).await {
+                tracing::warn!(queue = %name, %error, "a disk queue whose action is gone cannot be read");
+            }
+            if !queue.is_empty() {
+                found.push((name.action, queue.len()));
+            }
+        }
+        found
+    }
+
     /// Deletes the queues of a rule, also those of its actions that are gone: how many messages were
     /// in them.
     ///

@@ -235,6 +235,16 @@ async fn a_full_store_refuses_whole_calls_and_takes_again_after_a_removal() {
         );
         let last = store.bury(vec![letter(3, "r")]).await.unwrap();
         assert!(last[0] > first[1] + 1, "no number is used twice");
+        // What is being sent again gives its room: it may wait behind what is to be kept.
+        assert!(store.bury(vec![letter(4, "r")]).await.is_err());
+        store.mark_resend("default", &last).await.unwrap();
+        assert!(store.bury(vec![letter(4, "r")]).await.is_err());
+        let taken = store.take_resends("default", "r", "mqtt_0", 9).await;
+        assert_eq!(taken.unwrap().len(), 1);
+        let more = store.bury(vec![letter(4, "r")]).await.unwrap();
+        assert!(store.bury(vec![letter(5, "r")]).await.is_err());
+        assert_eq!(store.return_resends("default", &last).await.unwrap(), 1);
+        assert_eq!(store.remove_letters("default", &more).await.unwrap(), 1);
         let rest = ids(&store.letters(&filter(), 99).await.unwrap());
         assert_eq!(store.remove_letters("default", &rest).await.unwrap(), 3);
     }
