@@ -24,6 +24,8 @@ use crate::table::Row;
 
 /// The peer is away for so long.
 const AWAY: Duration = Duration::from_secs(5);
+/// Data flow for so long before the peer is killed: less than what makes a session a good one by its age.
+const LOAD: Duration = Duration::from_secs(2);
 /// After a kill it is looked at what is shown.
 const LOOK: Duration = Duration::from_secs(1);
 /// Messages per second, where they are not the peer's own.
@@ -70,6 +72,18 @@ impl Far {
     }
 }
 
+/// What the peer does with a message that it acknowledges to its sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeps {
+    /// Nothing: the protocol cannot acknowledge what is behind it.
+    Nothing,
+    /// In memory, and on disk now and then: a kill may lose what has not crossed yet. All that crossed
+    /// must arrive.
+    Memory,
+    /// On disk, or the peer is not killed: all of it must arrive.
+    Disk,
+}
+
 /// One connection type in one role. Its peer is down.
 struct Case {
     peer: Box<dyn Peer>,
@@ -78,8 +92,7 @@ struct Case {
     /// Two rules, [`RULES`], over the connection [`ID`].
     manifest: Manifest,
     far: Far,
-    /// What is acknowledged to the sender must arrive.
-    acknowledges: bool,
+    keeps: Keeps,
     /// What must stay up while all this happens.
     _rest: Box<dyn Any>,
 }
@@ -163,10 +176,9 @@ fn measure(mut case: Case, rounds: usize) -> (Found, String) {
     for id in RULES {
         windlass.wait_rule(id, "running", START);
     }
-    let doubt = if case.acknowledges {
-        Doubt::Again
-    } else {
-        Doubt::Dropped
+    let doubt = match case.keeps {
+        Keeps::Nothing => Doubt::Dropped,
+        Keeps::Memory | Keeps::Disk => Doubt::Again,
     };
     let connect = case.load.take();
     let sender = connect.map(|connect| Sender::start(connect, RATE, doubt));
@@ -178,8 +190,9 @@ fn measure(mut case: Case, rounds: usize) -> (Found, String) {
     // Before that a subscription of a rule may not have been there.
     let from = sender.as_ref().map_or(0, Sender::next) + 1;
     for _ in 0..rounds {
+        std::thread::sleep(LOAD / 2);
         case.peer.save();
-        std::thread::sleep(Duration::from_secs(2));
+        std::thread::sleep(LOAD / 2);
         case.peer.kill();
         let killed = Instant::now();
         std::thread::sleep(LOOK);
@@ -188,49 +201,59 @@ fn measure(mut case: Case, rounds: usize) -> (Found, String) {
         found.back(&mut case, sender.as_ref(), &windlass, "back");
     }
     std::thread::sleep(LOOK);
-    let fate = fate(&case, sender, from, &mut found);
+    let fate = fate(&case, &windlass, sender, from, &mut found);
     (found, fate)
 }
 
 /// What became of the messages.
-fn fate(case: &Case, sender: Option<Sender>, from: u64, found: &mut Found) -> String {
-    let twice = |found: &mut Found| {
-        let (one, two) = (case.far.ledger(0), case.far.ledger(1));
-        if one.corrupt() + two.corrupt() > 0 {
-            found
-                .faults
-                .push("messages are not what was sent".to_owned());
-        }
-        one.duplicates().max(two.duplicates())
-    };
-    let Some(sender) = sender else {
-        let arrived = case.far.ledger(0).arrived();
-        return format!("{arrived} arrived, {} twice", twice(found));
-    };
-    let taken = sender.end();
-    let numbers: Vec<u64> = taken.iter().map(|(seq, _)| *seq).collect();
-    let after = numbers.partition_point(|seq| *seq < from);
-    let numbers = &numbers[after..];
+fn fate(
+    case: &Case,
+    windlass: &Windlass,
+    sender: Option<Sender>,
+    from: u64,
+    found: &mut Found,
+) -> String {
+    let acknowledges = case.keeps != Keeps::Nothing;
+    let taken = sender.map(Sender::end);
+    let numbers = taken.iter().flatten().map(|(seq, _)| *seq);
+    let numbers: Vec<u64> = numbers.filter(|seq| *seq >= from).collect();
     let lost = |ledger: &Ledger| ledger.lost(numbers.iter().copied());
-    if case.acknowledges {
+    if acknowledges {
         holds_within(ALL, || case.far.both(|ledger| lost(ledger).is_empty()));
     }
     let both = [0, 1].map(|rule| lost(&case.far.ledger(rule)));
     let most = both[0].len().max(both[1].len());
-    if case.acknowledges && most > 0 {
-        let [one, two] = both.map(|lost| ranges(&lost));
-        found.faults.push(format!("lost {one}; {two}"));
+    let (one, two) = (case.far.ledger(0), case.far.ledger(1));
+    if one.corrupt() + two.corrupt() > 0 {
+        let fault = "messages are not what was sent".to_owned();
+        found.faults.push(fault);
     }
-    format!(
-        "{} {}, {most} lost, {} twice",
+    let twice = one.duplicates().max(two.duplicates());
+    if taken.is_none() {
+        return format!("{} arrived, {twice} twice", one.arrived());
+    }
+    let arrived = [&one, &two].map(|ledger| ledger.arrived() + ledger.duplicates());
+    drop((one, two));
+    let mut fate = format!(
+        "{} {}, {most} lost, {twice} twice",
         numbers.len(),
-        if case.acknowledges {
-            "acknowledged"
+        if acknowledges { "acknowledged" } else { "sent" },
+    );
+    if acknowledges && most > 0 {
+        let [one, two] = both.map(|lost| ranges(&lost));
+        progress(&format!("lost {one}; {two}"));
+        windlass.fresh_metrics();
+        let crossed = windlass.connection_counter(ID, "messagesIn").unwrap_or(0);
+        let all_there = arrived.iter().all(|arrived| *arrived == crossed);
+        if case.keeps == Keeps::Memory && all_there {
+            fate += &format!(" by the peer: all {crossed} that crossed arrived");
         } else {
-            "sent"
-        },
-        twice(found)
-    )
+            found.faults.push(format!(
+                "lost {one}; {two} ({arrived:?} of {crossed} that crossed)"
+            ));
+        }
+    }
+    fate
 }
 
 /// The first line of why a measurement broke off.

@@ -17,7 +17,7 @@ use windlass_tests::peer;
 use windlass_tests::redis::Redis;
 use windlass_tests::sender::{Connect, Store, to_mariadb, to_mqtt, to_nats, to_redis};
 
-use super::{Case, Far, ID, Ledgers, Peer, RATE, RULES};
+use super::{Case, Far, ID, Keeps, Ledgers, Peer, RATE, RULES};
 
 /// In the order of the table.
 pub(super) const CASES: &[(&str, fn() -> Case)] = &[
@@ -148,7 +148,7 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn case(self, peer: Box<dyn Peer>, load: Option<Connect>, acknowledges: bool) -> Case {
+    fn case(self, peer: Box<dyn Peer>, load: Option<Connect>, keeps: Keeps) -> Case {
         let broker = Mosquitto::start();
         let mut key = self.key;
         key["connectionSelector"] = json!(ID);
@@ -183,18 +183,25 @@ impl Source<'_> {
             load,
             manifest,
             far: Far::Topics(topics),
-            acknowledges,
+            keeps,
             _rest: Box::new(broker),
         }
     }
 }
 
-fn mqtt() -> Case {
+/// A broker that keeps its sessions, and holds nothing back that could cross.
+fn mosquitto() -> Mosquitto {
     let mut broker = Mosquitto::with(Broker {
         persistence: true,
+        max_inflight: Some(1000),
         ..Broker::default()
     });
     broker.kill();
+    broker
+}
+
+fn mqtt() -> Case {
+    let broker = mosquitto();
     let (url, load) = (broker.url(), to_mqtt(broker.port(), "in/1"));
     let source = Source {
         typ: "mqtt",
@@ -204,7 +211,7 @@ fn mqtt() -> Case {
         key: json!({ "qos": 1 }),
         select: "*",
     };
-    source.case(Box::new(broker), Some(load), true)
+    source.case(Box::new(broker), Some(load), Keeps::Memory)
 }
 
 fn nng() -> Case {
@@ -218,7 +225,7 @@ fn nng() -> Case {
         key: json!({}),
         select: "values->seq AS seq",
     };
-    source.case(peer, None, false)
+    source.case(peer, None, Keeps::Nothing)
 }
 
 fn websocket() -> Case {
@@ -231,7 +238,11 @@ fn websocket() -> Case {
         key: json!({}),
         select: "values->seq AS seq",
     };
-    source.case(Script::new(&["serve", "127.0.0.1", &port]), None, false)
+    source.case(
+        Script::new(&["serve", "127.0.0.1", &port]),
+        None,
+        Keeps::Nothing,
+    )
 }
 
 /// The number as an event of EdgeX.
@@ -265,15 +276,11 @@ fn edgex(bus: &str, port: u16, peer: Box<dyn Peer>, load: Connect) -> Case {
         key: json!({ "topic": "edgex/events/#" }),
         select: "seq",
     };
-    source.case(peer, Some(as_events(load)), false)
+    source.case(peer, Some(as_events(load)), Keeps::Nothing)
 }
 
 fn edgex_on_mqtt() -> Case {
-    let mut broker = Mosquitto::with(Broker {
-        persistence: true,
-        ..Broker::default()
-    });
-    broker.kill();
+    let broker = mosquitto();
     let port = broker.port();
     let load = to_mqtt(port, "edgex/events/d");
     edgex("mqtt", port, Box::new(broker), load)
@@ -295,6 +302,10 @@ fn edgex_on_redis() -> Case {
     edgex("redis", port, Box::new(redis), load)
 }
 
+fn kept(stored: bool) -> Keeps {
+    if stored { Keeps::Disk } else { Keeps::Nothing }
+}
+
 fn nats(stored: bool) -> Case {
     let mut nats = Nats::start();
     if stored {
@@ -310,7 +321,7 @@ fn nats(stored: bool) -> Case {
         key: json!({ "qos": u8::from(stored) }),
         select: "*",
     };
-    source.case(Box::new(nats), Some(load), stored)
+    source.case(Box::new(nats), Some(load), kept(stored))
 }
 
 fn jetstream() -> Case {
@@ -337,7 +348,7 @@ fn redis(stream: bool) -> Case {
         },
         select: "*",
     };
-    source.case(Box::new(redis), Some(load), stream)
+    source.case(Box::new(redis), Some(load), kept(stream))
 }
 
 fn redis_stream() -> Case {
@@ -363,7 +374,7 @@ fn sql() -> Case {
         }),
         select: "*",
     };
-    source.case(Box::new(server), Some(load), true)
+    source.case(Box::new(server), Some(load), Keeps::Disk)
 }
 
 fn httppull() -> Case {
@@ -383,7 +394,7 @@ fn httppull() -> Case {
         select: "*",
     };
     let numbered = Some(next);
-    source.case(Box::new(Server { httpd, numbered }), None, false)
+    source.case(Box::new(Server { httpd, numbered }), None, Keeps::Nothing)
 }
 
 /// A sink: the messages of a broker that stays, by two rules to the one server.
@@ -415,7 +426,7 @@ fn rest() -> Case {
         load: Some(to_mqtt(broker.port(), "in/1")),
         manifest,
         far: Far::Peer(ledgers),
-        acknowledges: true,
+        keeps: Keeps::Disk,
         _rest: Box::new(broker),
     }
 }
