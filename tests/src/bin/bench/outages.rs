@@ -97,6 +97,9 @@ struct Case {
     _rest: Box<dyn Any>,
 }
 
+/// Sets one up.
+type Make = fn() -> Case;
+
 /// What is found out about a case.
 #[derive(Debug, Default)]
 struct Found {
@@ -107,6 +110,13 @@ struct Found {
 }
 
 impl Found {
+    /// Said once, however often it is found.
+    fn fault(&mut self, what: String) {
+        if !self.faults.contains(&what) {
+            self.faults.push(what);
+        }
+    }
+
     /// Is this shown, with a reason that has this word (or none)?
     fn look(&mut self, windlass: &Windlass, when: &str, status: &str, word: Option<&str>) {
         let right = |(now, why): &(String, String)| {
@@ -121,13 +131,13 @@ impl Found {
         let (now, why) = shown.unwrap_or_default();
         progress(&format!("{when}: {now} {why:?}"));
         if !holds {
-            self.faults.push(format!("{when} it is {now} {why:?}"));
+            self.fault(format!("{when} it is {now} {why:?}"));
         }
         for id in RULES {
             let rule = windlass.rule(id).unwrap_or_default();
             if rule.0 != "running" {
                 let fault = format!("{when} the rule {id} is {} {:?}", rule.0, rule.1);
-                self.faults.push(fault);
+                self.fault(fault);
             }
         }
     }
@@ -157,7 +167,7 @@ impl Found {
             let took = accepted.elapsed();
             progress(&format!("what had waited is there after {took:.1?}"));
             if !done {
-                self.faults.push(format!("{when} what waited is late"));
+                self.fault(format!("{when} what waited is late"));
             }
         }
         self.times.push(took);
@@ -226,7 +236,7 @@ fn fate(
     let (one, two) = (case.far.ledger(0), case.far.ledger(1));
     if one.corrupt() + two.corrupt() > 0 {
         let fault = "messages are not what was sent".to_owned();
-        found.faults.push(fault);
+        found.fault(fault);
     }
     let twice = one.duplicates().max(two.duplicates());
     if taken.is_none() {
@@ -237,7 +247,11 @@ fn fate(
     let mut fate = format!(
         "{} {}, {most} lost, {twice} twice",
         numbers.len(),
-        if acknowledges { "acknowledged" } else { "sent" },
+        if acknowledges {
+            "acknowledged"
+        } else {
+            "sent, which nobody acknowledges"
+        },
     );
     if acknowledges && most > 0 {
         let [one, two] = both.map(|lost| ranges(&lost));
@@ -248,7 +262,7 @@ fn fate(
         if case.keeps == Keeps::Memory && all_there {
             fate += &format!(" by the peer: all {crossed} that crossed arrived");
         } else {
-            found.faults.push(format!(
+            found.fault(format!(
                 "lost {one}; {two} ({arrived:?} of {crossed} that crossed)"
             ));
         }
@@ -271,7 +285,7 @@ fn reason(panic: &(dyn Any + Send)) -> String {
         .collect()
 }
 
-fn row(name: &str, make: fn() -> Case, rounds: usize) -> Row {
+fn row(name: &str, make: Make, rounds: usize) -> Row {
     let what = format!("outage, {name}");
     progress(&what);
     let measured = catch_unwind(AssertUnwindSafe(|| measure(make(), rounds)));

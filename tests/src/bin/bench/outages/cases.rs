@@ -17,10 +17,10 @@ use windlass_tests::peer;
 use windlass_tests::redis::Redis;
 use windlass_tests::sender::{Connect, Store, to_mariadb, to_mqtt, to_nats, to_redis};
 
-use super::{Case, Far, ID, Keeps, Ledgers, Peer, RATE, RULES};
+use super::{Case, Far, ID, Keeps, Ledgers, Make, Peer, RATE, RULES};
 
 /// In the order of the table.
-pub(super) const CASES: &[(&str, fn() -> Case)] = &[
+pub(super) const CASES: &[(&str, Make)] = &[
     ("mqtt, source", mqtt),
     ("nng (neuron), source", nng),
     ("edgex on MQTT, source", edgex_on_mqtt),
