@@ -2,8 +2,6 @@
 //! killed for five seconds under load and back; and what is there when it is no such server.
 
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -11,18 +9,14 @@ use windlass_tests::load::{Publish, Subscribe, Subscriber};
 use windlass_tests::machine::{alone, free_port, holds_within, shared, wait_until};
 use windlass_tests::manifest::{Manifest, publish_to};
 use windlass_tests::mosquitto::{Broker, Mosquitto};
-use windlass_tests::nats::{self, Nats};
+use windlass_tests::nats::Nats;
 use windlass_tests::oracle::{now_ns, ranges, write_payload};
 use windlass_tests::proxy::Proxy;
 use windlass_tests::redis::{self, Answer, Redis};
+use windlass_tests::sender::{Connect, Doubt, Sender, Store, to_nats, to_redis};
 use windlass_tests::windlass::Windlass;
 
 use crate::settings::{START, wait_ready};
-
-/// Stores one message and comes back when the server has it.
-type Store = Box<dyn FnMut(u64, &[u8]) -> std::io::Result<()>>;
-/// Connects anew.
-type Connect = Box<dyn Fn() -> std::io::Result<Store> + Send>;
 
 /// One way to take messages in.
 struct Way {
@@ -37,32 +31,6 @@ struct Way {
 }
 
 fn ways(nats: u16, redis: u16) -> Vec<Way> {
-    let to_nats = |jetstream: bool| -> Connect {
-        Box::new(move || {
-            let mut client = nats::Client::dial(nats, json!({}))?;
-            Ok(Box::new(move |seq: u64, payload: &[u8]| {
-                if jetstream {
-                    client.store("jet.in", &seq.to_string(), payload)
-                } else {
-                    client.publish("core.in", "", &[], payload)?;
-                    client.flush()
-                }
-            }) as Store)
-        })
-    };
-    let to_redis = |stream: bool| -> Connect {
-        Box::new(move || {
-            let mut client = redis::Client::dial(redis)?;
-            Ok(Box::new(move |_: u64, payload: &[u8]| {
-                let done = if stream {
-                    client.command(&[b"XADD", b"entries", b"*", b"payload", payload])
-                } else {
-                    client.command(&[b"PUBLISH", b"channel.in", payload])
-                };
-                done.map(drop)
-            }) as Store)
-        })
-    };
     vec![
         Way {
             name: "jet",
@@ -71,7 +39,7 @@ fn ways(nats: u16, redis: u16) -> Vec<Way> {
             datasource: "jet.>",
             more: json!({ "qos": 1 }),
             lossless: true,
-            connect: to_nats(true),
+            connect: to_nats(nats, "jet.in", true),
         },
         Way {
             name: "core",
@@ -80,7 +48,7 @@ fn ways(nats: u16, redis: u16) -> Vec<Way> {
             datasource: "core.*",
             more: json!({}),
             lossless: false,
-            connect: to_nats(false),
+            connect: to_nats(nats, "core.in", false),
         },
         Way {
             name: "entries",
@@ -89,7 +57,7 @@ fn ways(nats: u16, redis: u16) -> Vec<Way> {
             datasource: "entries",
             more: json!({ "group": "g" }),
             lossless: true,
-            connect: to_redis(true),
+            connect: to_redis(redis, "entries", true),
         },
         Way {
             name: "channel",
@@ -98,62 +66,9 @@ fn ways(nats: u16, redis: u16) -> Vec<Way> {
             datasource: "channel.*",
             more: json!({}),
             lossless: false,
-            connect: to_redis(false),
+            connect: to_redis(redis, "channel.in", false),
         },
     ]
-}
-
-/// Sends numbered messages at about 200 a second until told to stop, each until the server has taken
-/// it, over as many links as it needs. Answers what was taken.
-struct Sender {
-    stop: Arc<AtomicBool>,
-    taken: Arc<Mutex<Vec<(u64, u64)>>>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-impl Sender {
-    fn start(connect: Connect, lossless: bool) -> Self {
-        let (stop, taken) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(Mutex::new(Vec::new())),
-        );
-        let (stopped, into) = (Arc::clone(&stop), Arc::clone(&taken));
-        let thread = std::thread::spawn(move || {
-            let (mut store, mut payload, mut seq) = (None::<Store>, Vec::new(), 0);
-            while !stopped.load(Ordering::Relaxed) {
-                std::thread::sleep(Duration::from_millis(5));
-                let ts = now_ns();
-                write_payload(&mut payload, seq, ts);
-                if store.is_none() {
-                    store = connect().ok();
-                }
-                match store.as_mut().map(|store| store(seq, &payload)) {
-                    Some(Ok(())) => {
-                        into.lock().expect("no panic").push((seq, ts));
-                        seq += 1;
-                    }
-                    // One that may have arrived is sent again under its number, where the server
-                    // keeps what it takes; elsewhere it is a new one.
-                    Some(Err(_)) => {
-                        store = None;
-                        seq += u64::from(!lossless);
-                    }
-                    None => std::thread::sleep(Duration::from_millis(50)),
-                }
-            }
-        });
-        Self {
-            stop,
-            taken,
-            thread,
-        }
-    }
-
-    fn end(self) -> Vec<(u64, u64)> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("the sender ends");
-        self.taken.lock().expect("no panic").clone()
-    }
 }
 
 #[test]
@@ -219,7 +134,14 @@ fn servers_that_are_down_killed_and_back_lose_nothing_that_they_acknowledged() {
     let lossless: Vec<bool> = ways.iter().map(|way| way.lossless).collect();
     let senders: Vec<Sender> = ways
         .into_iter()
-        .map(|way| Sender::start(way.connect, way.lossless))
+        .map(|way| {
+            let doubt = if way.lossless {
+                Doubt::Again
+            } else {
+                Doubt::Dropped
+            };
+            Sender::start(way.connect, 200, doubt)
+        })
         .collect();
     std::thread::sleep(Duration::from_secs(2));
     nats.kill();

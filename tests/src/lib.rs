@@ -15,6 +15,7 @@
 //! | [`peer`] | the other side of nng and of WebSockets, by their own libraries |
 //! | [`process`] | a server process, whichever it is: up, killed, ended, its log |
 //! | [`load`], [`wire`] | publishers and subscribers on a codec of their own |
+//! | [`sender`] | what goes to a server that may be away, each until it is taken |
 //! | [`oracle`] | numbered payloads; what was lost, doubled, disordered, changed, late |
 //! | [`toolchain`], [`tutorial`] | connectors made and built as an author does it, and as the docs say |
 //! | [`settings`] | manifests that many tests use, and the checks that end them |
@@ -44,6 +45,7 @@ pub mod pusher;
 pub mod redis;
 pub mod resolver;
 pub mod rest;
+pub mod sender;
 pub mod settings;
 pub mod sniffer;
 pub mod stand_in;

@@ -55,12 +55,12 @@ pub fn dial(
     Ok((socket, inbox, session))
 }
 
-fn malformed(error: wire::Malformed) -> Error {
+pub(crate) fn malformed(error: wire::Malformed) -> Error {
     Error::new(ErrorKind::InvalidData, error.0)
 }
 
 /// Reads once, as much as there is.
-fn read_into(socket: &mut TcpStream, inbox: &mut Inbox) -> Result<()> {
+pub(crate) fn read_into(socket: &mut TcpStream, inbox: &mut Inbox) -> Result<()> {
     let mut bytes = [0u8; 32 * 1024];
     let read = socket.read(&mut bytes)?;
     if read == 0 {

@@ -33,6 +33,18 @@ fn tool(names: &[&str]) -> PathBuf {
         .expect("MariaDB is not installed: `apt-get install mariadb-server`, or run tests/run")
 }
 
+/// The `mariadb` client on the database `t` of the server on this port.
+#[must_use]
+pub fn client(port: u16) -> Command {
+    let mut client = Command::new(tool(&["mariadb", "mysql"]));
+    client
+        .args(["--no-defaults", "-h", "127.0.0.1", "-u", "ann", "-N", "-B"])
+        .arg(format!("-P{port}"))
+        .arg(format!("-p{PASSWORD}"))
+        .args(["-D", "t"]);
+    client
+}
+
 impl MariaDb {
     /// Makes the data folder and starts the server.
     ///
@@ -113,15 +125,10 @@ impl MariaDb {
     /// The `mariadb` client on the database `t`, ready for a statement on its standard input.
     #[must_use]
     pub fn client(&self) -> Command {
-        let mut client = Command::new(tool(&["mariadb", "mysql"]));
-        client
-            .args(["--no-defaults", "-h", "127.0.0.1", "-u", "ann", "-N", "-B"])
-            .arg(format!("-P{}", self.port))
-            .arg(format!("-p{PASSWORD}"));
+        let mut client = client(self.port);
         if self.tls {
             client.args(["--ssl", "--skip-ssl-verify-server-cert"]);
         }
-        client.arg("t");
         client
     }
 
@@ -143,6 +150,11 @@ impl MariaDb {
             String::from_utf8_lossy(&done.stderr)
         );
         String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.process.kill();
     }
 
     /// Ends it in order (SIGTERM).

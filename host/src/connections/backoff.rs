@@ -11,6 +11,9 @@
 //! | it answered and said no (credentials, identity, taken over) | 30 to 60 s |
 //! | it answered that it has no room just now | as the first ones, and 1 s at least |
 //!
+//! A message that nobody waits for (QoS 0, a channel) is settled when it is taken: else a session of
+//! such messages that lasted 9 s would pass for a peer that hangs up.
+//!
 //! Only a good session starts the count anew: were it any success, a peer that accepts and hangs up
 //! would be dialled 600 times a minute.
 

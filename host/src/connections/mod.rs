@@ -312,8 +312,9 @@ pub trait Connection: Send + Sync + fmt::Debug {
         false
     }
 
-    /// Whether the present session has moved data both ways to its end (a message settled), for
-    /// back-off: an attempt after a session that did is a young failure again.
+    /// Whether the present session has moved data to its end (a message settled, or taken where
+    /// nobody waits for that), for back-off: an attempt after a session that did is a young failure
+    /// again.
     fn was_useful(&self) -> bool {
         false
     }

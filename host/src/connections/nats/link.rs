@@ -293,6 +293,8 @@ async fn core(
         let Some(message) = shared.context.received(ours(message)) else {
             continue;
         };
+        // Nothing waits for its end, so it is at its end here.
+        shared.useful.store(true, Ordering::Relaxed);
         let takers = shared.takers.of(&wanted);
         for inbox in &takers {
             let delivery = Delivery {

@@ -91,7 +91,8 @@ struct Shared {
     window: Window<Key, Subject>,
     uplink: Uplink<Handle>,
     unsure: publish::Unsure,
-    /// A stream has acknowledged a message since this was last asked.
+    /// A stream has acknowledged a message since this was last asked, or one came that nobody
+    /// acknowledges.
     useful: AtomicBool,
     /// This host's part of the names of consumers.
     host: OnceLock<String>,

@@ -286,6 +286,8 @@ fn arrived(shared: &Shared, info: PushInfo) {
     let Some(message) = shared.context.received(message) else {
         return;
     };
+    // Nothing waits for its end, so it is at its end here.
+    shared.useful.store(true, Ordering::Relaxed);
     let takers = shared.takers.of(&wanted);
     let traffic = &shared.context.traffic;
     if takers.is_empty() {

@@ -93,7 +93,8 @@ struct Shared {
     window: Window<(Arc<Place>, String), ()>,
     /// Where entries were abandoned: they are to be read again.
     again: Mutex<BTreeSet<Arc<Place>>>,
-    /// The server has taken a message since this was last asked.
+    /// The server has taken a message since this was last asked, or one came that nobody
+    /// acknowledges.
     useful: AtomicBool,
     /// This host's part of the names of consumers.
     host: OnceLock<String>,

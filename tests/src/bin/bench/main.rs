@@ -6,6 +6,7 @@ mod cost;
 mod flood;
 mod http;
 mod languages;
+mod outages;
 mod served;
 mod table;
 
@@ -21,8 +22,8 @@ use self::table::Row;
 #[derive(Debug, Parser)]
 #[command(max_term_width = 100)]
 struct Arguments {
-    /// Which rows: qos0, qos1, latency, http, memory, connections, rules, many, start, down, return, size,
-    /// guest, languages, stopped; bridge for the yardstick alone. All of them (without bridge) unless named
+    /// Which rows: qos0, qos1, latency, http, memory, connections, rules, many, start, down, return,
+    /// outages, size, guest, languages, stopped; bridge for the yardstick alone. All of them (without bridge) unless named
     rows: Vec<String>,
     /// Of so many measurements the median counts
     #[arg(long, default_value_t = 3)]
@@ -51,6 +52,7 @@ const ROWS: &[(&str, Measure)] = &[
     ("start", cost::start),
     ("return", cost::comes_back),
     ("down", |_| cost::down()),
+    ("outages", outages::outages),
 ];
 
 fn main() -> anyhow::Result<()> {

@@ -15,6 +15,8 @@ pub(crate) struct Row {
     pub(crate) value: Option<f64>,
     /// The absolute figures behind a ratio, and whatever else belongs to it.
     pub(crate) note: String,
+    /// A verdict that does not follow from the value.
+    said: Option<&'static str>,
 }
 
 impl Row {
@@ -34,6 +36,7 @@ impl Row {
             aim,
             value,
             note,
+            said: None,
         }
     }
 
@@ -44,15 +47,35 @@ impl Row {
 
     /// A row whose measurement failed.
     pub(crate) fn missing(name: &str) -> Self {
-        Self::plain(
-            name,
-            "",
-            f64::NAN,
-            "could not be measured: see above".to_owned(),
-        )
+        Self::failed(name, "see above")
+    }
+
+    /// A row whose measurement broke off, with the reason.
+    pub(crate) fn failed(name: &str, why: &str) -> Self {
+        Self::plain(name, "", f64::NAN, format!("could not be measured: {why}"))
+    }
+
+    /// A row with nothing to measure, and why that is so.
+    pub(crate) fn none(name: &str, why: &str) -> Self {
+        Self {
+            said: Some(""),
+            ..Self::plain(name, "", f64::NAN, why.to_owned())
+        }
+    }
+
+    /// Missed whatever the figure says, and why.
+    pub(crate) fn broken(self, why: String) -> Self {
+        Self {
+            said: Some("MISSED"),
+            note: format!("{why}; {}", self.note),
+            ..self
+        }
     }
 
     fn verdict(&self) -> &'static str {
+        if let Some(said) = self.said {
+            return said;
+        }
         match self.value {
             None => "?",
             Some(_) if self.must.is_nan() => "",

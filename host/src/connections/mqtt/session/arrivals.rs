@@ -112,6 +112,8 @@ impl Session {
                     self.dropped += 1;
                 }
             }
+            // It is at its end here. A retained copy comes with each subscription and proves nothing.
+            self.useful |= !publish.retain;
             return Ok(());
         }
         let weight = message.weight();

@@ -506,3 +506,17 @@ fn what_is_withdrawn_before_it_was_sent_is_not_sent() {
     assert_eq!(bench.model.got, ["0"]);
     assert!(bench.session.is_idle());
 }
+
+#[test]
+fn a_message_at_level_0_makes_a_link_useful_and_a_retained_copy_does_not() {
+    let mut bench = Bench::new(1);
+    bench.flow();
+    for (retain, useful) in [(true, false), (false, true)] {
+        let mut packet = publish_to_client(0, 0, "1", false);
+        if let Packet::Publish(publish) = &mut packet {
+            publish.retain = retain;
+        }
+        bench.give(packet);
+        assert_eq!(bench.session.was_useful(), useful, "retain {retain}");
+    }
+}
