@@ -14,7 +14,7 @@ mod publish;
 mod subject;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ use super::interest::Interest;
 use super::uplink::Uplink;
 use super::window::Window;
 use super::{
-    ConfigError, Connection, ConnectionType, Context, Inbox, Messaging, Properties, Property,
+    Carries, ConfigError, Connection, ConnectionType, Context, Inbox, Messaging, Properties, Property,
     PublishOptions, SubscribeOptions, SubscriptionGuard,
 };
 use crate::error::ConnectionError;
@@ -54,6 +54,7 @@ impl ConnectionType for Nats {
     const NAME: &'static str = "nats";
     const PROPERTIES: &'static [Property] = config::PROPERTIES;
     const MESSAGE_ID_HEADER: &'static str = "Nats-Msg-Id";
+    const CARRIES: Option<Carries> = Some(publish::carries);
 
     fn build(
         properties: &Properties,
@@ -68,6 +69,7 @@ impl ConnectionType for Nats {
                 takers: Arc::default(),
                 uplink: Uplink::default(),
                 unsure: publish::Unsure::default(),
+                duplicates: AtomicU64::new(0),
                 useful: AtomicBool::new(false),
                 host: OnceLock::new(),
                 notes: Mutex::default(),
@@ -91,6 +93,8 @@ struct Shared {
     window: Window<Key, Subject>,
     uplink: Uplink<Handle>,
     unsure: publish::Unsure,
+    /// Messages that a stream had already, by their id, when they were sent for the first time.
+    duplicates: AtomicU64,
     /// A stream has acknowledged a message since this was last asked.
     useful: AtomicBool,
     /// This host's part of the names of consumers.
@@ -145,6 +149,26 @@ impl Shared {
             }
         }
         true
+    }
+
+    /// A stream has answered that it has a message already, which was sent for the first time here: the
+    /// message is not in it a second time. Right where a sender's own id says so, and after a crash;
+    /// else somebody gives one id to several messages, and the operator should know.
+    fn note_duplicate(&self, stream: &str) {
+        let count = self.duplicates.fetch_add(1, Ordering::Relaxed) + 1;
+        if !count.is_power_of_two() {
+            return;
+        }
+        let stream: String = stream.chars().take(100).collect();
+        let note = format!(
+            "the stream \"{stream}\" has not kept {count} messages, because it had some with the same {} already",
+            Nats::MESSAGE_ID_HEADER
+        );
+        if count == 1 {
+            tracing::warn!(connection = %self.context.id, "{note}");
+        }
+        self.notes.lock().insert("duplicates".to_owned(), note);
+        self.noted.notify_one();
     }
 
     /// A consumer's name where none is given: the same after a restart, and no other host's.
