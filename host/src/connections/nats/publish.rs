@@ -91,7 +91,7 @@ const COMMANDS: [&str; 2] = ["nats-", "kv-"];
 ///
 /// # Errors
 /// Why it is left out.
-pub(super) fn carries(name: &str, _value: &str) -> Result<(), &'static str> {
+pub(super) fn carries(name: &str, value: &str) -> Result<(), &'static str> {
     let begins = |command: &&str| {
         let head = name.get(..command.len());
         head.is_some_and(|head| head.eq_ignore_ascii_case(command))
@@ -99,7 +99,12 @@ pub(super) fn carries(name: &str, _value: &str) -> Result<(), &'static str> {
     if COMMANDS.iter().any(|command| begins(&command)) {
         return Err("to NATS it would be a command");
     }
-    Ok(())
+    // Nobody asked for it: the message is worth more than a header that NATS has no way to write.
+    match (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
+        (Ok(_), Ok(_)) => Ok(()),
+        (Err(_), _) => Err("NATS has no headers with such names"),
+        (_, Err(_)) => Err("NATS has no headers with line ends in their values"),
+    }
 }
 
 /// What is wrong with the options themselves.
@@ -367,13 +372,22 @@ mod tests {
         for name in ["Nats-Msg-Id", "nats-rollup", "NATS-Expected-Stream", "kv-operation"] {
             assert!(carries(name, "x").is_err(), "{name}");
         }
-        for name in ["nats", "X-Nats-Msg-Id", "KVOperation", "é", "message-id"] {
+        for name in ["nats", "X-Nats-Msg-Id", "KVOperation", "message-id"] {
             assert!(carries(name, "x").is_ok(), "{name}");
         }
         assert!(
             one("a", &with("Nats-Msg-Id", "1"), 1000).is_ok(),
             "the action's own are sent"
         );
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_written_is_left_out_unless_the_action_says_so_itself() {
+        for (name, value) in [(":query", "a=b"), ("a b", "x"), ("é", "x"), ("a", "b\r\nc"), ("", "x")] {
+            assert!(carries(name, value).is_err(), "{name}");
+            assert!(one("a", &with(name, value), 1000).is_err(), "{name}");
+        }
+        assert!(carries("a", "ü b:c").is_ok());
     }
 
     #[test]
