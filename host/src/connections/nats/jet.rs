@@ -155,11 +155,10 @@ async fn deliver(
     name: &Arc<str>,
     message: async_nats::Message,
 ) -> Result<(), End> {
-    let Some((reply, key)) = message
-        .reply
-        .clone()
-        .and_then(|reply| Some((reply.clone(), key(name, reply.as_str())?)))
-    else {
+    let Some((reply, key, again)) = message.reply.clone().and_then(|reply| {
+        let (key, delivered) = key(name, reply.as_str())?;
+        Some((reply, key, delivered > 1))
+    }) else {
         tracing::debug!(connection = %shared.context.id, "a message without a way to acknowledge it");
         return Ok(());
     };
@@ -168,7 +167,7 @@ async fn deliver(
         None => answer(handle, reply, AckKind::Term).await,
         Some(message) => {
             let takers = shared.takers.of(wanted);
-            match shared.window.give(key, reply.clone(), &message, &takers) {
+            match shared.window.give(key, reply.clone(), &message, again, &takers) {
                 Fate::Given | Fate::Bound => Ok(()),
                 Fate::Settled => answer(handle, reply, AckKind::Ack).await,
                 Fate::Untaken => answer(handle, reply, AckKind::Nak(None)).await,
@@ -179,15 +178,17 @@ async fn deliver(
 }
 
 /// What a message is known by over all links: its consumer, its place in the stream, and when it was
-/// stored, because a stream that was made anew counts from 1 again. From the reply subject:
+/// stored, because a stream that was made anew counts from 1 again; and how often it was delivered.
+/// From the reply subject:
 /// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<nanoseconds>.<pending>`,
 /// with domain and account before the stream in the newer form.
-fn key(name: &Arc<str>, reply: &str) -> Option<Key> {
+fn key(name: &Arc<str>, reply: &str) -> Option<(Key, u64)> {
     let mut tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
     let from = if tokens.len() >= 9 { 2 } else { 0 };
     let tokens = tokens.drain(from..).collect::<Vec<_>>();
     let number = |place: usize| tokens.get(place)?.parse::<u64>().ok();
-    Some((Arc::clone(name), number(3)?, number(5)?))
+    let key = (Arc::clone(name), number(3)?, number(5)?);
+    Some((key, number(2)?))
 }
 
 /// Sends an answer to a delivery.
@@ -320,8 +321,9 @@ mod tests {
             "$JS.ACK._.hash.S.c.1.17.29.1700000000000000001.4.token",
         )
         .unwrap();
-        assert_eq!((old.1, old.2), (17, 1_700_000_000_000_000_001));
-        assert_eq!(old, new, "delivered twice, in both forms of the subject");
+        assert_eq!((old.0.1, old.0.2), (17, 1_700_000_000_000_000_001));
+        assert_eq!(old.0, new.0, "in both forms of the subject");
+        assert_eq!((old.1, new.1), (2, 1));
         for bad in ["", "_INBOX.x", "$JS.ACK.S.c.x", "$JS.ACK.S.c.1.2"] {
             assert!(key(&name, bad).is_none(), "{bad}");
         }

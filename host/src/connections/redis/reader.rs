@@ -150,7 +150,7 @@ impl Reader<'_> {
                 .query_async::<Value>(&mut self.connection)
                 .await
                 .map_err(|error| end(&error))?;
-            self.deliver(of_stream(reply)).await?;
+            self.deliver(of_stream(reply), false).await?;
         }
     }
 
@@ -194,7 +194,7 @@ impl Reader<'_> {
                 return Ok(());
             };
             after.clone_from(&last.id);
-            self.deliver(entries).await?;
+            self.deliver(entries, true).await?;
             self.shared.window.room().await;
         }
     }
@@ -246,14 +246,16 @@ impl Reader<'_> {
             from = parts.next().and_then(text).unwrap_or_default();
             let entries = parts.next().map(entries).unwrap_or_default();
             let none = entries.is_empty();
-            self.deliver(entries).await?;
+            self.deliver(entries, true).await?;
             if none || from.is_empty() || from == "0-0" {
                 return Ok(());
             }
         }
     }
 
-    async fn deliver(&mut self, entries: Vec<Entry>) -> Result<(), End> {
+    /// `again`: they were pending at some consumer before. What comes as new, the group has given to nobody
+    /// since it was last set (`XGROUP SETID`).
+    async fn deliver(&mut self, entries: Vec<Entry>, again: bool) -> Result<(), End> {
         let mut done = Vec::new();
         for Entry { id, fields } in entries {
             // Trimmed or deleted meanwhile: there is nothing left to deliver.
@@ -269,7 +271,7 @@ impl Reader<'_> {
             };
             let takers = self.shared.takers.of(self.wanted);
             let key = (Arc::clone(&self.place), id.clone());
-            match self.shared.window.give(key, (), &message, &takers) {
+            match self.shared.window.give(key, (), &message, again, &takers) {
                 Fate::Settled => done.push(id),
                 Fate::Given | Fate::Bound | Fate::Untaken => {}
             }
