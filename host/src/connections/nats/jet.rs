@@ -15,7 +15,7 @@ use futures_util::StreamExt as _;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::link::Handle;
-use super::subject::{Deliver, Jet, Wanted};
+use super::subject::{Deliver, Jet, Making, Wanted};
 use super::{Key, Shared, fault};
 use crate::connections::window::Fate;
 use crate::error::ConnectionError;
@@ -42,12 +42,17 @@ enum End {
 }
 
 /// Serves one consumer until the link is lost.
-pub(super) async fn pull(shared: Arc<Shared>, handle: Arc<Handle>, jet: Jet) -> ConnectionError {
+pub(super) async fn pull(
+    shared: Arc<Shared>,
+    handle: Arc<Handle>,
+    jet: Jet,
+    making: Making,
+) -> ConnectionError {
     let wanted = Wanted::Jet(jet.clone());
     let mut wait = AGAIN.0;
     loop {
         let begun = Instant::now();
-        match round(&shared, &handle, &jet, &wanted).await {
+        match round(&shared, &handle, &jet, making, &wanted).await {
             Ok(never) => match never {},
             Err(End::Link(error)) => return error,
             Err(End::Wrong(error)) => {
@@ -71,8 +76,14 @@ pub(super) async fn pull(shared: Arc<Shared>, handle: Arc<Handle>, jet: Jet) -> 
 
 enum Never {}
 
-async fn round(shared: &Shared, handle: &Handle, jet: &Jet, wanted: &Wanted) -> Result<Never, End> {
-    let consumer = consumer(shared, handle, jet).await?;
+async fn round(
+    shared: &Shared,
+    handle: &Handle,
+    jet: &Jet,
+    making: Making,
+    wanted: &Wanted,
+) -> Result<Never, End> {
+    let consumer = consumer(shared, handle, jet, making).await?;
     let inbox = handle.client.new_inbox();
     let mut messages = handle
         .client
@@ -82,6 +93,7 @@ async fn round(shared: &Shared, handle: &Handle, jet: &Jet, wanted: &Wanted) -> 
     shared.note(wanted, None);
     let info = consumer.cached_info();
     let name: Arc<str> = format!("{}>{}", info.stream_name, info.name).into();
+    let _served = shared.serve(&name).ok_or_else(|| shared_already(info))?;
     let most = usize::try_from(info.config.max_ack_pending.max(1)).unwrap_or(BATCH);
     loop {
         shared.window.room().await;
@@ -220,6 +232,7 @@ async fn consumer(
     shared: &Shared,
     handle: &Handle,
     jet: &Jet,
+    making: Making,
 ) -> Result<Consumer<pull::Config>, End> {
     let context = &handle.jetstream;
     let stream = match &jet.stream {
@@ -254,15 +267,15 @@ async fn consumer(
             let config = pull::Config {
                 durable_name: Some(name.clone()),
                 description: Some("Made by Windlass.".to_owned()),
-                deliver_policy: match jet.deliver {
+                deliver_policy: match making.deliver {
                     Deliver::New => DeliverPolicy::New,
                     Deliver::All => DeliverPolicy::All,
                     Deliver::Last => DeliverPolicy::Last,
                 },
                 ack_policy: AckPolicy::Explicit,
-                ack_wait: jet.ack_wait,
+                ack_wait: making.ack_wait,
                 max_deliver: -1,
-                max_ack_pending: jet.max_ack_pending,
+                max_ack_pending: making.max_ack_pending,
                 filter_subject: jet.subject.clone(),
                 ..pull::Config::default()
             };
@@ -282,6 +295,18 @@ async fn consumer(
         "durable",
         format!("the consumer \"{name}\" of the stream \"{stream}\" {wrong}"),
     )))
+}
+
+/// Two rounds on one consumer would each get a part of its messages. Takers that ask in the same words
+/// have one round; of those that do not, one must say so.
+fn shared_already(info: &async_nats::jetstream::consumer::Info) -> End {
+    let (consumer, stream) = (&info.name, &info.stream_name);
+    End::Wrong(ConnectionError::misconfigured(
+        "durable",
+        format!(
+            "the consumer \"{consumer}\" of the stream \"{stream}\" is read by another source of this connection: give both the same subject and the same \"stream\", or this one a \"durable\" of its own"
+        ),
+    ))
 }
 
 /// The server's own code. The library keeps it in the kind of its error, and not among its causes.

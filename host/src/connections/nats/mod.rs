@@ -13,7 +13,7 @@ mod link;
 mod publish;
 mod subject;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -36,7 +36,7 @@ use crate::error::ConnectionError;
 use crate::message::{Batch, Rejection};
 use config::Config;
 use link::{Handle, Link};
-use subject::Wanted;
+use subject::{Making, Wanted};
 
 /// The name under which this host's part of consumers' names is kept.
 const HOST: &str = "nats-host";
@@ -67,6 +67,7 @@ impl ConnectionType for Nats {
                 config,
                 context,
                 takers: Arc::default(),
+                served: Mutex::default(),
                 uplink: Uplink::default(),
                 unsure: publish::Unsure::default(),
                 duplicates: AtomicU64::new(0),
@@ -88,7 +89,9 @@ impl ConnectionType for Nats {
 struct Shared {
     config: Config,
     context: Context,
-    takers: Arc<Interest<Wanted>>,
+    takers: Arc<Interest<Wanted, Making>>,
+    /// Consumers that are read over the present link.
+    served: Mutex<BTreeSet<Arc<str>>>,
     /// Deliveries of JetStream that are not settled.
     window: Window<Key, Subject>,
     uplink: Uplink<Handle>,
@@ -105,7 +108,39 @@ struct Shared {
     noted: Notify,
 }
 
+/// A consumer is read while this lives.
+#[derive(Debug)]
+struct Served<'a> {
+    shared: &'a Shared,
+    name: Arc<str>,
+}
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        self.shared.served.lock().remove(&self.name);
+    }
+}
+
 impl Shared {
+    /// Marks a consumer as read; None: somebody reads it already.
+    fn serve(&self, name: &Arc<str>) -> Option<Served<'_>> {
+        let new = self.served.lock().insert(Arc::clone(name));
+        new.then(|| Served {
+            shared: self,
+            name: Arc::clone(name),
+        })
+    }
+
+    /// Of takers of one consumer the first decides how it is made.
+    fn odds(&self) -> impl Iterator<Item = String> {
+        let all = self.takers.at_odds().into_iter();
+        all.map(|(wanted, first, other)| {
+            let (Wanted::Core { subject, .. } | Wanted::Jet(subject::Jet { subject, .. })) = wanted;
+            let names = first.differences(&other).join(", ");
+            format!("\"{subject}\" is read over one consumer for several sources; as the first of them was started with other options, those of a later one have no effect: {names}")
+        })
+    }
+
     /// Takes or drops the note on something that is wanted.
     fn note(&self, wanted: &Wanted, why: Option<String>) {
         let (Wanted::Core { subject, .. } | Wanted::Jet(subject::Jet { subject, .. })) = wanted;
@@ -138,7 +173,7 @@ impl Shared {
             self.noted.notify_one();
             return true;
         }
-        for wanted in self.takers.wanted() {
+        for (wanted, _) in self.takers.wanted() {
             if matches!(&wanted, Wanted::Core { subject, .. } if subject == quoted) {
                 for inbox in self.takers.of(&wanted) {
                     inbox.fail(ConnectionError::misconfigured(
@@ -310,6 +345,7 @@ impl Connection for Connected {
     fn warnings(&self) -> Vec<String> {
         let mut warnings = self.shared.config.warnings.clone();
         warnings.extend(self.shared.notes.lock().values().cloned());
+        warnings.extend(self.shared.odds());
         warnings
     }
 

@@ -11,7 +11,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::asked::{Group, Wanted};
+use super::asked::{Group, Reading, Wanted};
 use super::{Place, Shared, fault, link};
 use crate::connections::status::now_ms;
 use crate::connections::window::Fate;
@@ -51,7 +51,7 @@ fn end(error: &RedisError) -> End {
 }
 
 /// Serves one stream until the link is lost.
-pub(super) async fn read(shared: Arc<Shared>, group: Group) -> ConnectionError {
+pub(super) async fn read(shared: Arc<Shared>, group: Group, reading: Reading) -> ConnectionError {
     let wanted = Wanted::Stream(group.clone());
     let place = Arc::new(Place {
         key: group.key.clone(),
@@ -66,10 +66,10 @@ pub(super) async fn read(shared: Arc<Shared>, group: Group) -> ConnectionError {
     let mut reader = Reader {
         shared: &shared,
         wanted: &wanted,
-        group: &group,
+        reading: &reading,
         place,
         connection,
-        from: group.from.clone(),
+        from: reading.from.clone(),
         scan: START.to_owned(),
         kept: Instant::now(),
     };
@@ -82,7 +82,7 @@ pub(super) async fn read(shared: Arc<Shared>, group: Group) -> ConnectionError {
 struct Reader<'a> {
     shared: &'a Shared,
     wanted: &'a Wanted,
-    group: &'a Group,
+    reading: &'a Reading,
     place: Arc<Place>,
     connection: MultiplexedConnection,
     /// Where a group that is made begins.
@@ -163,7 +163,7 @@ impl Reader<'_> {
 
     /// The shortest idle time that others may have set is not known: a third of our own it is.
     fn every(&self) -> Duration {
-        (self.group.claim_idle / 3).min(Duration::from_secs(30))
+        (self.reading.claim_idle / 3).min(Duration::from_secs(30))
     }
 
     /// Waits for room, and says meanwhile that the entries in flight are still at work here: without room
@@ -257,7 +257,7 @@ impl Reader<'_> {
             .arg(&self.place.key)
             .arg(&self.place.group)
             .arg(&self.place.consumer)
-            .arg(u64::try_from(self.group.claim_idle.as_millis()).unwrap_or(u64::MAX))
+            .arg(u64::try_from(self.reading.claim_idle.as_millis()).unwrap_or(u64::MAX))
             .arg(&self.scan)
             .arg("COUNT")
             .arg(COUNT)
@@ -285,7 +285,7 @@ impl Reader<'_> {
                 done.push(id);
                 continue;
             };
-            let message = message(&self.place.key, &self.group.field, fields);
+            let message = message(&self.place.key, &self.reading.field, fields);
             // Too large for this host: it is with the dead letters.
             let Some(message) = self.shared.context.received(message) else {
                 done.push(id);
