@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::consumers::{Begin, Found};
 use super::link::Handle;
 use super::subject::{Deliver, Jet, Making, Wanted};
 use super::{Key, Shared, fault};
@@ -92,7 +93,7 @@ async fn round(
         .map_err(|_| End::Link(fault::lost()))?;
     shared.note(wanted, None);
     let info = consumer.cached_info();
-    let name: Arc<str> = format!("{}>{}", info.stream_name, info.name).into();
+    let name = known_as(&info.stream_name, &info.name);
     let _served = shared.serve(&name).ok_or_else(|| shared_already(info))?;
     let most = usize::try_from(info.config.max_ack_pending.max(1)).unwrap_or(BATCH);
     loop {
@@ -174,6 +175,7 @@ async fn deliver(
         tracing::debug!(connection = %shared.context.id, "a message without a way to acknowledge it");
         return Ok(());
     };
+    let again = shared.consumers.arrived(name, key.1) || again;
     let answered = match shared.context.received(super::link::ours(message)) {
         // Too large for this host: it is with the dead letters.
         None => answer(handle, reply, AckKind::Term).await,
@@ -251,6 +253,9 @@ async fn consumer(
         Some(name) => name.clone(),
         None => shared.consumer_name(&jet.subject),
     };
+    let known = known_as(&stream, &name);
+    let born = born(handle, &stream).await;
+    let mut begin = None;
     let found = match context
         .get_consumer_from_stream::<pull::Config, _, _>(&name, &stream)
         .await
@@ -264,14 +269,14 @@ async fn consumer(
             if code != Some(ErrorCode::CONSUMER_NOT_FOUND) {
                 return Err(unusable(&name, &error));
             }
+            let here = shared.window.in_flight().into_iter();
+            let here = here.filter_map(|((of, place, _), _)| (of == known).then_some(place));
+            let to_begin = shared.consumers.begin(&known, born, here.min());
+            begin = Some(to_begin);
             let config = pull::Config {
                 durable_name: Some(name.clone()),
                 description: Some("Made by Windlass.".to_owned()),
-                deliver_policy: match making.deliver {
-                    Deliver::New => DeliverPolicy::New,
-                    Deliver::All => DeliverPolicy::All,
-                    Deliver::Last => DeliverPolicy::Last,
-                },
+                deliver_policy: policy(to_begin, making.deliver),
                 ack_policy: AckPolicy::Explicit,
                 ack_wait: making.ack_wait,
                 max_deliver: -1,
@@ -283,18 +288,50 @@ async fn consumer(
             made.map_err(|error| unusable(&name, &error))?
         }
     };
-    let config = &found.cached_info().config;
+    let info = found.cached_info();
+    let config = &info.config;
     let wrong = if config.ack_policy != AckPolicy::Explicit {
         "does not acknowledge each message (its ack policy is not explicit)"
     } else if !config.filter_subject.is_empty() && config.filter_subject != jet.subject {
         "is there already, for another subject"
     } else {
+        let there = Found {
+            stream: born,
+            created: info.created.unix_timestamp_nanos(),
+            floor: info.ack_floor.stream_sequence,
+            pending: info.num_ack_pending > 0,
+            ack_wait: config.ack_wait,
+        };
+        shared.consumers.found(&known, jet, there, begin);
         return Ok(found);
     };
     Err(End::Wrong(ConnectionError::misconfigured(
         "durable",
         format!("the consumer \"{name}\" of the stream \"{stream}\" {wrong}"),
     )))
+}
+
+/// What a consumer is known by among those of all streams.
+fn known_as(stream: &str, consumer: &str) -> Arc<str> {
+    format!("{stream}>{consumer}").into()
+}
+
+/// When a stream was made: by that one of the same name is told from it. None: the server does not tell us.
+async fn born(handle: &Handle, stream: &str) -> Option<i128> {
+    let found = handle.jetstream.get_stream(stream).await;
+    if let Err(error) = &found {
+        tracing::debug!(stream, %error, "a stream's age cannot be told");
+    }
+    Some(found.ok()?.cached_info().created.unix_timestamp_nanos())
+}
+
+fn policy(begin: Begin, asked: Deliver) -> DeliverPolicy {
+    match (begin, asked) {
+        (Begin::At(start_sequence), _) => DeliverPolicy::ByStartSequence { start_sequence },
+        (Begin::All, _) | (Begin::Asked, Deliver::All) => DeliverPolicy::All,
+        (Begin::Asked, Deliver::New) => DeliverPolicy::New,
+        (Begin::Asked, Deliver::Last) => DeliverPolicy::Last,
+    }
 }
 
 /// Two rounds on one consumer would each get a part of its messages. Takers that ask in the same words

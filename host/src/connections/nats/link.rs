@@ -200,6 +200,10 @@ impl Link {
                         }
                         keep
                     });
+                    shared.consumers.keep(|jet| {
+                        let same = |wanted: &Wanted| matches!(wanted, Wanted::Jet(it) if it == jet);
+                        wanted.iter().any(|(wanted, _)| same(wanted))
+                    });
                     // Takers that are at odds may have come or gone.
                     shared.noted.notify_one();
                     for (key, making) in wanted {
@@ -245,6 +249,8 @@ impl Link {
             let kind = if ended.settled {
                 jetstream::AckKind::Ack
             } else {
+                let (name, place, _) = &ended.key;
+                shared.consumers.gave_back(name, *place);
                 jetstream::AckKind::Nak(Some(Duration::from_secs(1)))
             };
             jet::answer(&self.handle, ended.to, kind).await?;

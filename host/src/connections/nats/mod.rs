@@ -4,6 +4,7 @@
 //! of the other types.
 
 mod config;
+mod consumers;
 mod fault;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -68,6 +69,7 @@ impl ConnectionType for Nats {
                 context,
                 takers: Arc::default(),
                 served: Mutex::default(),
+                consumers: consumers::Consumers::default(),
                 uplink: Uplink::default(),
                 unsure: publish::Unsure::default(),
                 duplicates: AtomicU64::new(0),
@@ -90,6 +92,8 @@ struct Shared {
     config: Config,
     context: Context,
     takers: Arc<Interest<Wanted, Making>>,
+    /// Consumers that are or were there.
+    consumers: consumers::Consumers,
     /// Consumers that are read over the present link.
     served: Mutex<BTreeSet<Arc<str>>>,
     /// Deliveries of JetStream that are not settled.

@@ -158,6 +158,11 @@ async fn serve(
                     }
                     keep
                 });
+                // Who wants a stream again after that begins as they say.
+                shared.made.lock().retain(|place| {
+                    let same = |wanted: &Wanted| matches!(wanted, Wanted::Stream(it) if it.key == place.key && it.group == place.group);
+                    wanted.iter().any(|(wanted, _)| same(wanted))
+                });
                 // Takers that are at odds may have come or gone.
                 shared.noted.notify_one();
                 for (key, reading) in wanted {

@@ -71,6 +71,7 @@ impl ConnectionType for Redis {
                 context,
                 takers: Arc::default(),
                 again: Mutex::default(),
+                made: Mutex::default(),
                 useful: AtomicBool::new(false),
                 host: OnceLock::new(),
                 notes: Mutex::default(),
@@ -93,6 +94,8 @@ struct Shared {
     window: Window<(Arc<Place>, String), ()>,
     /// Where entries were abandoned: they are to be read again.
     again: Mutex<BTreeSet<Arc<Place>>>,
+    /// Whose groups were there when they were last looked for.
+    made: Mutex<BTreeSet<Arc<Place>>>,
     /// The server has taken a message since this was last asked.
     useful: AtomicBool,
     /// This host's part of the names of consumers.

@@ -69,7 +69,6 @@ pub(super) async fn read(shared: Arc<Shared>, group: Group, reading: Reading) ->
         reading: &reading,
         place,
         connection,
-        from: reading.from.clone(),
         scan: START.to_owned(),
         kept: Instant::now(),
     };
@@ -85,8 +84,6 @@ struct Reader<'a> {
     reading: &'a Reading,
     place: Arc<Place>,
     connection: MultiplexedConnection,
-    /// Where a group that is made begins.
-    from: String,
     /// Where the search for what other consumers left lying goes on.
     scan: String,
     /// When the entries in flight were last said to be at work.
@@ -184,11 +181,12 @@ impl Reader<'_> {
     }
 
     async fn make_group(&mut self) -> Result<(), End> {
+        let before = self.shared.made.lock().contains(&*self.place);
         let made = redis::cmd("XGROUP")
             .arg("CREATE")
             .arg(&self.place.key)
             .arg(&self.place.group)
-            .arg(&self.from)
+            .arg(begin(before, &self.reading.from))
             .arg("MKSTREAM")
             .query_async::<Value>(&mut self.connection)
             .await;
@@ -197,8 +195,7 @@ impl Reader<'_> {
             Err(error) if error.code() == Some("BUSYGROUP") => {}
             Err(error) => return Err(end(&error)),
         }
-        // A group that is gone later went with its stream: all that is in the new one is new.
-        "0".clone_into(&mut self.from);
+        self.shared.made.lock().insert(Arc::clone(&self.place));
         Ok(())
     }
 
@@ -308,6 +305,12 @@ impl Reader<'_> {
 }
 
 enum Never {}
+
+/// Where a group begins that is not there: one that was there when it was last looked for went with its
+/// stream, or by somebody's hand, and nothing of what it had to give may be passed over.
+fn begin(before: bool, from: &str) -> &str {
+    if before { "0" } else { from }
+}
 
 /// The answer to XAUTOCLAIM: where to go on ([`START`]: that was all), and the entries.
 fn claimed(reply: Value) -> (String, Vec<Entry>) {
@@ -479,6 +482,11 @@ mod tests {
         assert_eq!((next.as_str(), entries.len()), ("7-1", 1));
         assert_eq!(claimed(answer("0-0")).0, START);
         assert_eq!(claimed(Value::Nil), (START.to_owned(), Vec::new()));
+    }
+
+    #[test]
+    fn a_group_that_was_there_before_begins_with_all_there_is() {
+        assert_eq!((begin(false, "$"), begin(true, "$")), ("$", "0"));
     }
 
     #[test]
