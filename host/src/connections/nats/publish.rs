@@ -100,11 +100,16 @@ pub(super) fn carries(name: &str, value: &str) -> Result<(), &'static str> {
         return Err("to NATS it would be a command");
     }
     // Nobody asked for it: the message is worth more than a header that NATS has no way to write.
-    match (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
-        (Ok(_), Ok(_)) => Ok(()),
-        (Err(_), _) => Err("NATS has no headers with such names"),
-        (_, Err(_)) => Err("NATS has no headers with line ends in their values"),
+    match written(name, value) {
+        Some(_) => Ok(()),
+        None => Err("NATS cannot write it"),
     }
+}
+
+/// A header as it is written; None: NATS has no way to.
+fn written(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
+    let name = name.parse().ok().filter(|_| !name.is_empty())?;
+    Some((name, value.parse().ok()?))
 }
 
 /// What is wrong with the options themselves.
@@ -166,11 +171,7 @@ fn one(subject: &str, message: &Message, largest: usize) -> Result<HeaderMap, Co
     // The version line and the empty line of a block of headers, and an id that is added.
     let mut size = message.payload.len() + 16 + MESSAGE_ID.len() + 40;
     for (name, value) in message.headers.pairs() {
-        let parsed = name
-            .parse::<HeaderName>()
-            .ok()
-            .zip(value.parse::<HeaderValue>().ok());
-        let Some((header, text)) = parsed else {
+        let Some((header, text)) = written(name, value) else {
             let name: String = name.chars().take(60).collect();
             let sentence = format!(
                 "the header \"{name}\" cannot be sent: blanks and colons may not be in its name, nor line ends in its value"
