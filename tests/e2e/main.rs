@@ -2,6 +2,7 @@
 //! `tests/src`. Those that measure take the machine for themselves ([`windlass_tests::machine`]).
 
 mod bad_input;
+mod bus_corners;
 mod bus_tls;
 mod buses;
 mod c_connectors;

@@ -64,6 +64,12 @@ const REFUSED_HEAD: usize = 1024;
 /// Properties of a connection as a user wrote them: names as in eKuiper.
 pub type Properties = Map<String, Value>;
 
+/// Looks at a header's name and value.
+///
+/// # Errors
+/// It is left out, for this reason.
+pub type Carries = fn(&str, &str) -> Result<(), &'static str>;
+
 /// A protocol that the host speaks.
 pub trait ConnectionType: Send + Sync + 'static {
     /// The `typ` of a connection, lower case.
@@ -101,6 +107,10 @@ pub trait ConnectionType: Send + Sync + 'static {
 
     /// The header under which the other side looks for a message's id, or an application behind it.
     const MESSAGE_ID_HEADER: &'static str = "message-id";
+
+    /// Whether a header that came with a message from elsewhere may go out over this type; None: all may.
+    /// What an action itself says of its headers is never asked about.
+    const CARRIES: Option<Carries> = None;
 
     /// Where a source or an action makes its connection itself: takes out of its properties what is
     /// this type's though a connector may know the name too, and gives it back (of `headers` those

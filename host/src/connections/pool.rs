@@ -242,6 +242,14 @@ impl Pool {
         kind.map_or("message-id", |kind| kind.message_id_header())
     }
 
+    /// Which headers from elsewhere go out over a connection of that type:
+    /// [`super::ConnectionType::CARRIES`].
+    #[must_use]
+    pub fn carries(&self, typ: &str) -> Option<super::Carries> {
+        let kind = self.shared.config.registry.get(typ).ok()?;
+        kind.carries()
+    }
+
     /// There is such a type, or it is one that is attached to a rule.
     #[must_use]
     pub fn has_type(&self, typ: &str) -> bool {

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::properties::nearest;
-use super::{ConfigError, Connection, ConnectionType, Context, Properties, Property};
+use super::{Carries, ConfigError, Connection, ConnectionType, Context, Properties, Property};
 
 /// A [`ConnectionType`] without its type: what the list holds.
 pub trait AnyConnectionType: Send + Sync + fmt::Debug {
@@ -31,6 +31,8 @@ pub trait AnyConnectionType: Send + Sync + fmt::Debug {
     fn endpoint_properties(&self) -> &'static [&'static str];
     /// [`ConnectionType::MESSAGE_ID_HEADER`].
     fn message_id_header(&self) -> &'static str;
+    /// [`ConnectionType::CARRIES`].
+    fn carries(&self) -> Option<Carries>;
     /// [`ConnectionType::identity`].
     fn identity(&self, properties: &Properties) -> Option<String>;
     /// [`ConnectionType::divide`].
@@ -79,6 +81,9 @@ impl<T: ConnectionType> AnyConnectionType for Erased<T> {
     }
     fn message_id_header(&self) -> &'static str {
         T::MESSAGE_ID_HEADER
+    }
+    fn carries(&self) -> Option<Carries> {
+        T::CARRIES
     }
     fn identity(&self, properties: &Properties) -> Option<String> {
         T::identity(properties)

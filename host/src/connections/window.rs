@@ -101,16 +101,25 @@ where
         }))
     }
 
-    /// Hands a delivery to its takers.
-    pub fn give(&self, key: K, to: T, message: &Message, inboxes: &[Arc<Inbox>]) -> Fate {
+    /// Hands a delivery to its takers. `again`: the other side says that it has sent it before, so that it
+    /// may be one whose acknowledgement was lost. Without that word one that was settled here is given
+    /// anyway: an operator has it sent anew.
+    pub fn give(
+        &self,
+        key: K,
+        to: T,
+        message: &Message,
+        again: bool,
+        inboxes: &[Arc<Inbox>],
+    ) -> Fate {
         {
             let mut state = self.0.state.lock();
-            if state.remembered.contains(&key) {
-                return Fate::Settled;
-            }
             if let Some(entry) = state.entries.get_mut(&key) {
                 entry.to = to;
                 return Fate::Bound;
+            }
+            if again && state.remembered.contains(&key) {
+                return Fate::Settled;
             }
             if inboxes.is_empty() {
                 return Fate::Untaken;
@@ -123,6 +132,8 @@ where
                 weight,
             };
             state.bytes += weight;
+            // Should it be abandoned this time, it was not settled.
+            state.remembered.remove(&key);
             state.entries.insert(key.clone(), entry);
         }
         let mut returned = Vec::new();
@@ -251,8 +262,10 @@ impl<K: Hash + Eq + Clone, T> Inner<K, T> {
 
 impl<K: Hash + Eq + Clone, T> State<K, T> {
     fn remember(&mut self, key: K) {
-        self.order.push_back(key.clone());
-        self.remembered.insert(key);
+        if !self.remembered.insert(key.clone()) {
+            return;
+        }
+        self.order.push_back(key);
         if self.order.len() > REMEMBERED
             && let Some(oldest) = self.order.pop_front()
         {
@@ -309,14 +322,14 @@ mod tests {
         let (window, one, two) = (window(10), Arc::<Inbox>::default(), Arc::default());
         let inboxes = [Arc::clone(&one), Arc::clone(&two)];
         assert_eq!(
-            window.give(1, "a", &Message::new("m"), &inboxes),
+            window.give(1, "a", &Message::new("m"), true, &inboxes),
             Fate::Given
         );
         take(&one).await.settle();
         assert!(window.ended().is_empty() && window.len() == 1);
         // It comes again meanwhile: the newest way to acknowledge it counts.
         assert_eq!(
-            window.give(1, "b", &Message::new("m"), &inboxes),
+            window.give(1, "b", &Message::new("m"), true, &inboxes),
             Fate::Bound
         );
         assert_eq!(window.in_flight(), [(1, "b")]);
@@ -327,22 +340,34 @@ mod tests {
         assert!(window.was_useful() && !window.was_useful());
         // And once more, because the acknowledgement was lost.
         assert_eq!(
-            window.give(1, "c", &Message::new("m"), &inboxes),
+            window.give(1, "c", &Message::new("m"), true, &inboxes),
             Fate::Settled
         );
         assert!(one.is_empty() && two.is_empty());
+        // An operator has it sent anew: the other side does not know that it was ever sent.
+        assert_eq!(
+            window.give(1, "d", &Message::new("m"), false, &inboxes),
+            Fate::Given
+        );
+        assert_eq!(window.in_flight(), [(1, "d")]);
+        drop((take(&one).await, take(&two).await));
+        assert_eq!(
+            window.give(1, "e", &Message::new("m"), true, &inboxes),
+            Fate::Given,
+            "what was abandoned is not settled"
+        );
     }
 
     #[tokio::test]
     async fn one_that_is_given_back_by_any_taker_comes_again() {
         let (window, one, two) = (window(10), Arc::<Inbox>::default(), Arc::default());
         let inboxes = [Arc::clone(&one), Arc::clone(&two)];
-        window.give(1, "a", &Message::new("m"), &inboxes);
+        window.give(1, "a", &Message::new("m"), true, &inboxes);
         drop(take(&one).await);
         take(&two).await.settle();
         assert!(!window.ended()[0].settled);
         assert_eq!(
-            window.give(1, "a", &Message::new("m"), &inboxes),
+            window.give(1, "a", &Message::new("m"), true, &inboxes),
             Fate::Given
         );
     }
@@ -355,20 +380,21 @@ mod tests {
             1,
             "a",
             &Message::new("m"),
+            false,
             &[Arc::clone(&one), Arc::clone(&gone)],
         );
         take(&one).await.settle();
         assert!(window.ended()[0].settled);
-        window.give(2, "a", &Message::new("m"), &[gone]);
+        window.give(2, "a", &Message::new("m"), false, &[gone]);
         assert!(!window.ended()[0].settled);
-        assert_eq!(window.give(3, "a", &Message::new("m"), &[]), Fate::Untaken);
+        assert_eq!(window.give(3, "a", &Message::new("m"), false, &[]), Fate::Untaken);
     }
 
     #[tokio::test]
     async fn a_full_window_has_room_again_when_something_is_settled() {
         let (window, inbox) = (window(1), Arc::<Inbox>::default());
         window.room().await;
-        window.give(1, "a", &Message::new("m"), &[Arc::clone(&inbox)]);
+        window.give(1, "a", &Message::new("m"), true, &[Arc::clone(&inbox)]);
         let ((), ()) = tokio::join!(window.room(), async { take(&inbox).await.settle() });
         assert!(window.is_empty());
     }

@@ -271,6 +271,7 @@ impl Engine {
             let ids = action.ids.clone();
             let output = Output::new(Arc::clone(&queue), Arc::clone(&action.output))
                 .with_ids(ids.map(|(header, name)| MessageIds::new(header, name)))
+                .with_carries(action.carries.clone())
                 .with_window(action.deduplicate.as_ref().map(Window::new));
             outputs.push(output);
             sinks.push((queue, guest, Slots::new(leases)));

@@ -12,10 +12,12 @@ use tokio::time::Instant;
 
 use super::action::{Action, Admission};
 use super::duplicates::Window;
+use super::inherited::Inherited;
 use super::message_id::MessageIds;
 use super::output::{Batched, Batcher, OutputPlan};
 use super::query::{Passing, Query, RowBatch, Selection};
 use super::settle::Ticket;
+use crate::connections::Carries;
 use crate::error::ConnectionError;
 use crate::message::{Batch, Message};
 
@@ -105,6 +107,7 @@ pub struct Output {
     pub action: Arc<Action>,
     plan: Arc<OutputPlan>,
     ids: Option<MessageIds>,
+    inherited: Inherited,
     window: Option<Window>,
     batcher: Option<Mutex<Waiting>>,
     /// The batcher has rows that wait for a time.
@@ -176,6 +179,7 @@ impl Output {
             action,
             plan,
             ids: None,
+            inherited: Inherited::default(),
             window: None,
             batcher,
             waits: Notify::new(),
@@ -186,6 +190,13 @@ impl Output {
     #[must_use]
     pub fn with_ids(mut self, ids: Option<MessageIds>) -> Self {
         self.ids = ids;
+        self
+    }
+
+    /// Headers that came with a message and that one of these does not carry are left out.
+    #[must_use]
+    pub fn with_carries(mut self, carries: Vec<Carries>) -> Self {
+        self.inherited = Inherited::new(carries, self.action.progress.owner.clone());
         self
     }
 
@@ -232,10 +243,13 @@ impl Output {
                 self.fail(message.clone(), &failure.reason, ticket.clone(), Some(rows));
             }
         }
+        let id = self.ids.as_ref().map(MessageIds::header);
+        // Before anything of the action's own is among the headers.
+        let inherited = self.inherited.strip(output.batch, id);
         let mut batch = if output.rendered.is_empty() {
-            output.batch
+            inherited
         } else {
-            let pairs = output.batch.iter().zip(output.rendered);
+            let pairs = inherited.iter().zip(output.rendered);
             pairs
                 .map(|(message, rendered)| self.plan.address(message.clone(), rendered))
                 .collect::<Vec<_>>()
@@ -282,6 +296,8 @@ impl Output {
             self.fail(message, &reason, ticket, rows);
         }
         for (message, rendered, tickets) in batched.messages {
+            let id = self.ids.as_ref().map(MessageIds::header);
+            let message = self.inherited.strip_one(&message, id).unwrap_or(message);
             let message = self.plan.address(message, rendered);
             if let Some(newest) = newest {
                 newest.see(std::slice::from_ref(&message));

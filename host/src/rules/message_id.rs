@@ -112,6 +112,12 @@ impl MessageIds {
         }
     }
 
+    /// The header that it goes into. One that came with the message is the message's id.
+    #[must_use]
+    pub fn header(&self) -> &str {
+        &self.header
+    }
+
     /// The batch with an id in each message that has none. `places`: which incoming message each was
     /// made of; of several that were made of one, with an id that came with it, each gets its own.
     #[must_use]

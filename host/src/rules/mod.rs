@@ -15,6 +15,7 @@ pub mod duplicates;
 pub mod engine;
 pub mod fan;
 pub mod forward;
+pub mod inherited;
 pub mod letters;
 pub mod message_id;
 pub mod metrics;

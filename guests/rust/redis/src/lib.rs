@@ -13,7 +13,7 @@ use windlass_connector::{
     Batch, Descriptor, Error, Outcome, Rejection, Schema, Sink, Slot, Source,
 };
 
-use keys::{SinkConfig, Writer};
+use keys::{Run, SinkConfig, Writer};
 
 windlass_connector::export! {
     descriptor: Descriptor {
@@ -131,9 +131,18 @@ impl Sink for RedisSink {
             return self.client.publish(&batch, self.writer.plain());
         }
         let (runs, mut rejections) = self.writer.runs(&batch.columns());
-        for run in runs {
+        for (place, run) in runs.iter().enumerate() {
             let messages = Batch::from_columns(&run.columns)?;
-            for mut rejection in self.client.publish(&messages, &run.options)? {
+            let rejected = match self.client.publish(&messages, &run.options) {
+                Ok(rejected) => rejected,
+                Err(error) if place == 0 => return Err(error),
+                // What earlier runs have written must not come again.
+                Err(error) => {
+                    rejections.extend(not_written(runs.get(place..).unwrap_or_default(), &error));
+                    break;
+                }
+            };
+            for mut rejection in rejected {
                 let place = usize::try_from(rejection.index)
                     .ok()
                     .and_then(|at| run.of.get(at));
@@ -147,10 +156,16 @@ impl Sink for RedisSink {
     }
 }
 
+/// A rejection for each message with a row in these runs.
+fn not_written<'a>(runs: &'a [Run], error: &'a Error) -> impl Iterator<Item = Rejection> + 'a {
+    let messages = runs.iter().flat_map(|run| &run.of);
+    messages.map(|index| error.clone().at(*index))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use windlass_connector::{Kind, from_json};
+    use windlass_connector::{Columns, Kind, from_json};
 
     #[test]
     fn channels_come_from_both_properties_once_each() {
@@ -159,6 +174,31 @@ mod tests {
         assert_eq!(names(&config).unwrap(), ["a", "b", "c.*"]);
         let none: SourceConfig = from_json(r#"{"datasource":" ,"}"#).unwrap();
         assert_eq!(names(&none).unwrap_err().kind, Kind::Misconfigured);
+    }
+
+    #[test]
+    fn after_an_error_only_the_messages_of_that_run_and_later_ones_are_rejected() {
+        let config = r#"{"key":"k","dataType":"list","rowkindField":"do"}"#;
+        let writer = Writer::new(from_json(config).unwrap()).unwrap();
+        let payloads = [r#"{"n":0}"#, r#"{"do":"delete"}"#, r#"{"n":2}"#];
+        let mut columns = Columns {
+            payloads: Vec::new(),
+            ends: Vec::new(),
+            subjects: Vec::new(),
+            subject_of: Vec::new(),
+        };
+        for payload in payloads {
+            columns.payloads.extend_from_slice(payload.as_bytes());
+            let end = u32::try_from(columns.payloads.len()).unwrap();
+            columns.ends.push(end);
+        }
+        let (runs, rejections) = writer.runs(&columns);
+        assert_eq!((runs.len(), rejections.len()), (3, 0));
+        let error = Error::transient("timeout", "no answer");
+        let rejected: Vec<u32> = not_written(&runs[1..], &error)
+            .map(|one| one.index)
+            .collect();
+        assert_eq!(rejected, [1, 2]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use super::breaker::Circuit;
 use super::registry::Registry;
 use super::{
-    ConfigError, Connection, ConnectionType, Context, Inbox, Messaging, Properties, Property,
+    Carries, ConfigError, Connection, ConnectionType, Context, Inbox, Messaging, Properties, Property,
     PublishOptions, SubscribeOptions, SubscriptionGuard,
 };
 use crate::error::ConnectionError;
@@ -32,6 +32,7 @@ pub struct Edgex;
 impl ConnectionType for Edgex {
     const NAME: &'static str = "edgex";
     const PROPERTIES: &'static [Property] = config::PROPERTIES;
+    const CARRIES: Option<Carries> = Some(carries);
 
     fn build(
         properties: &Properties,
@@ -54,6 +55,15 @@ impl ConnectionType for Edgex {
         let config = Config::read(properties, std::path::Path::new("")).ok()?;
         let kind = Registry::default().get(config.bus.type_name()).ok()?;
         kind.identity(&config.inner)
+    }
+}
+
+/// Of the buses only NATS takes some headers for commands; which bus it is, the type alone cannot say.
+fn carries(name: &str, value: &str) -> Result<(), &'static str> {
+    let nats = Registry::default().get(Bus::NatsCore.type_name());
+    match nats.ok().and_then(|nats| nats.carries()) {
+        Some(carries) => carries(name, value),
+        None => Ok(()),
     }
 }
 

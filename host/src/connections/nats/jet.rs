@@ -14,8 +14,9 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::consumers::{Begin, Found};
 use super::link::Handle;
-use super::subject::{Deliver, Jet, Wanted};
+use super::subject::{Deliver, Jet, Making, Wanted};
 use super::{Key, Shared, fault};
 use crate::connections::window::Fate;
 use crate::error::ConnectionError;
@@ -42,12 +43,17 @@ enum End {
 }
 
 /// Serves one consumer until the link is lost.
-pub(super) async fn pull(shared: Arc<Shared>, handle: Arc<Handle>, jet: Jet) -> ConnectionError {
+pub(super) async fn pull(
+    shared: Arc<Shared>,
+    handle: Arc<Handle>,
+    jet: Jet,
+    making: Making,
+) -> ConnectionError {
     let wanted = Wanted::Jet(jet.clone());
     let mut wait = AGAIN.0;
     loop {
         let begun = Instant::now();
-        match round(&shared, &handle, &jet, &wanted).await {
+        match round(&shared, &handle, &jet, making, &wanted).await {
             Ok(never) => match never {},
             Err(End::Link(error)) => return error,
             Err(End::Wrong(error)) => {
@@ -71,8 +77,14 @@ pub(super) async fn pull(shared: Arc<Shared>, handle: Arc<Handle>, jet: Jet) -> 
 
 enum Never {}
 
-async fn round(shared: &Shared, handle: &Handle, jet: &Jet, wanted: &Wanted) -> Result<Never, End> {
-    let consumer = consumer(shared, handle, jet).await?;
+async fn round(
+    shared: &Shared,
+    handle: &Handle,
+    jet: &Jet,
+    making: Making,
+    wanted: &Wanted,
+) -> Result<Never, End> {
+    let consumer = consumer(shared, handle, jet, making).await?;
     let inbox = handle.client.new_inbox();
     let mut messages = handle
         .client
@@ -81,7 +93,8 @@ async fn round(shared: &Shared, handle: &Handle, jet: &Jet, wanted: &Wanted) -> 
         .map_err(|_| End::Link(fault::lost()))?;
     shared.note(wanted, None);
     let info = consumer.cached_info();
-    let name: Arc<str> = format!("{}>{}", info.stream_name, info.name).into();
+    let name = known_as(&info.stream_name, &info.name);
+    let _served = shared.serve(&name).ok_or_else(|| shared_already(info))?;
     let most = usize::try_from(info.config.max_ack_pending.max(1)).unwrap_or(BATCH);
     loop {
         shared.window.room().await;
@@ -155,20 +168,20 @@ async fn deliver(
     name: &Arc<str>,
     message: async_nats::Message,
 ) -> Result<(), End> {
-    let Some((reply, key)) = message
-        .reply
-        .clone()
-        .and_then(|reply| Some((reply.clone(), key(name, reply.as_str())?)))
-    else {
+    let Some((reply, key, again)) = message.reply.clone().and_then(|reply| {
+        let (key, delivered) = key(name, reply.as_str())?;
+        Some((reply, key, delivered > 1))
+    }) else {
         tracing::debug!(connection = %shared.context.id, "a message without a way to acknowledge it");
         return Ok(());
     };
+    let again = shared.consumers.arrived(name, key.1) || again;
     let answered = match shared.context.received(super::link::ours(message)) {
         // Too large for this host: it is with the dead letters.
         None => answer(handle, reply, AckKind::Term).await,
         Some(message) => {
             let takers = shared.takers.of(wanted);
-            match shared.window.give(key, reply.clone(), &message, &takers) {
+            match shared.window.give(key, reply.clone(), &message, again, &takers) {
                 Fate::Given | Fate::Bound => Ok(()),
                 Fate::Settled => answer(handle, reply, AckKind::Ack).await,
                 Fate::Untaken => answer(handle, reply, AckKind::Nak(None)).await,
@@ -179,15 +192,17 @@ async fn deliver(
 }
 
 /// What a message is known by over all links: its consumer, its place in the stream, and when it was
-/// stored, because a stream that was made anew counts from 1 again. From the reply subject:
+/// stored, because a stream that was made anew counts from 1 again; and how often it was delivered.
+/// From the reply subject:
 /// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<nanoseconds>.<pending>`,
 /// with domain and account before the stream in the newer form.
-fn key(name: &Arc<str>, reply: &str) -> Option<Key> {
+fn key(name: &Arc<str>, reply: &str) -> Option<(Key, u64)> {
     let mut tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
     let from = if tokens.len() >= 9 { 2 } else { 0 };
     let tokens = tokens.drain(from..).collect::<Vec<_>>();
     let number = |place: usize| tokens.get(place)?.parse::<u64>().ok();
-    Some((Arc::clone(name), number(3)?, number(5)?))
+    let key = (Arc::clone(name), number(3)?, number(5)?);
+    Some((key, number(2)?))
 }
 
 /// Sends an answer to a delivery.
@@ -219,6 +234,7 @@ async fn consumer(
     shared: &Shared,
     handle: &Handle,
     jet: &Jet,
+    making: Making,
 ) -> Result<Consumer<pull::Config>, End> {
     let context = &handle.jetstream;
     let stream = match &jet.stream {
@@ -237,6 +253,9 @@ async fn consumer(
         Some(name) => name.clone(),
         None => shared.consumer_name(&jet.subject),
     };
+    let known = known_as(&stream, &name);
+    let born = born(handle, &stream).await;
+    let mut begin = None;
     let found = match context
         .get_consumer_from_stream::<pull::Config, _, _>(&name, &stream)
         .await
@@ -250,18 +269,18 @@ async fn consumer(
             if code != Some(ErrorCode::CONSUMER_NOT_FOUND) {
                 return Err(unusable(&name, &error));
             }
+            let here = shared.window.in_flight().into_iter();
+            let here = here.filter_map(|((of, place, _), _)| (of == known).then_some(place));
+            let to_begin = shared.consumers.begin(&known, born, here.min());
+            begin = Some(to_begin);
             let config = pull::Config {
                 durable_name: Some(name.clone()),
                 description: Some("Made by Windlass.".to_owned()),
-                deliver_policy: match jet.deliver {
-                    Deliver::New => DeliverPolicy::New,
-                    Deliver::All => DeliverPolicy::All,
-                    Deliver::Last => DeliverPolicy::Last,
-                },
+                deliver_policy: policy(to_begin, making.deliver),
                 ack_policy: AckPolicy::Explicit,
-                ack_wait: jet.ack_wait,
+                ack_wait: making.ack_wait,
                 max_deliver: -1,
-                max_ack_pending: jet.max_ack_pending,
+                max_ack_pending: making.max_ack_pending,
                 filter_subject: jet.subject.clone(),
                 ..pull::Config::default()
             };
@@ -269,18 +288,62 @@ async fn consumer(
             made.map_err(|error| unusable(&name, &error))?
         }
     };
-    let config = &found.cached_info().config;
+    let info = found.cached_info();
+    let config = &info.config;
     let wrong = if config.ack_policy != AckPolicy::Explicit {
         "does not acknowledge each message (its ack policy is not explicit)"
     } else if !config.filter_subject.is_empty() && config.filter_subject != jet.subject {
         "is there already, for another subject"
     } else {
+        let there = Found {
+            stream: born,
+            created: info.created.unix_timestamp_nanos(),
+            floor: info.ack_floor.stream_sequence,
+            pending: info.num_ack_pending > 0,
+            ack_wait: config.ack_wait,
+        };
+        shared.consumers.found(&known, jet, there, begin);
         return Ok(found);
     };
     Err(End::Wrong(ConnectionError::misconfigured(
         "durable",
         format!("the consumer \"{name}\" of the stream \"{stream}\" {wrong}"),
     )))
+}
+
+/// What a consumer is known by among those of all streams.
+fn known_as(stream: &str, consumer: &str) -> Arc<str> {
+    format!("{stream}>{consumer}").into()
+}
+
+/// When a stream was made: by that one of the same name is told from it. None: the server does not tell us.
+async fn born(handle: &Handle, stream: &str) -> Option<i128> {
+    let found = handle.jetstream.get_stream(stream).await;
+    if let Err(error) = &found {
+        tracing::debug!(stream, %error, "a stream's age cannot be told");
+    }
+    Some(found.ok()?.cached_info().created.unix_timestamp_nanos())
+}
+
+fn policy(begin: Begin, asked: Deliver) -> DeliverPolicy {
+    match (begin, asked) {
+        (Begin::At(start_sequence), _) => DeliverPolicy::ByStartSequence { start_sequence },
+        (Begin::All, _) | (Begin::Asked, Deliver::All) => DeliverPolicy::All,
+        (Begin::Asked, Deliver::New) => DeliverPolicy::New,
+        (Begin::Asked, Deliver::Last) => DeliverPolicy::Last,
+    }
+}
+
+/// Two rounds on one consumer would each get a part of its messages. Takers that ask in the same words
+/// have one round; of those that do not, one must say so.
+fn shared_already(info: &async_nats::jetstream::consumer::Info) -> End {
+    let (consumer, stream) = (&info.name, &info.stream_name);
+    End::Wrong(ConnectionError::misconfigured(
+        "durable",
+        format!(
+            "the consumer \"{consumer}\" of the stream \"{stream}\" is read by another source of this connection: give both the same subject and the same \"stream\", or this one a \"durable\" of its own"
+        ),
+    ))
 }
 
 /// The server's own code. The library keeps it in the kind of its error, and not among its causes.
@@ -320,8 +383,9 @@ mod tests {
             "$JS.ACK._.hash.S.c.1.17.29.1700000000000000001.4.token",
         )
         .unwrap();
-        assert_eq!((old.1, old.2), (17, 1_700_000_000_000_000_001));
-        assert_eq!(old, new, "delivered twice, in both forms of the subject");
+        assert_eq!((old.0.1, old.0.2), (17, 1_700_000_000_000_000_001));
+        assert_eq!(old.0, new.0, "in both forms of the subject");
+        assert_eq!((old.1, new.1), (2, 1));
         for bad in ["", "_INBOX.x", "$JS.ACK.S.c.x", "$JS.ACK.S.c.1.2"] {
             assert!(key(&name, bad).is_none(), "{bad}");
         }

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{interval, sleep, timeout};
 
 use super::config::{Config, Login};
-use super::subject::Wanted;
+use super::subject::{Making, Wanted};
 use super::{Shared, fault, jet};
 use crate::connections::status::now_ms;
 use crate::connections::transport::Endpoint;
@@ -128,7 +128,7 @@ impl Link {
     /// # Errors
     /// The link is lost already.
     pub(super) async fn subscribe(&mut self, shared: &Shared) -> Result<(), ConnectionError> {
-        for wanted in shared.takers.wanted() {
+        for (wanted, _) in shared.takers.wanted() {
             if let Wanted::Core { subject, queue } = &wanted {
                 let subscriber = subscribe(&self.handle.client, subject, queue.as_deref()).await?;
                 self.made.insert(wanted, subscriber);
@@ -161,7 +161,7 @@ impl Link {
     /// May be called again; what is wanted is subscribed to anew.
     pub(super) async fn lost(&mut self, shared: &Arc<Shared>) -> ConnectionError {
         let mut changes = shared.takers.changes();
-        let mut running: BTreeMap<Wanted, AbortHandle> = BTreeMap::new();
+        let mut running: BTreeMap<Wanted, (Making, AbortHandle)> = BTreeMap::new();
         let mut tasks: FuturesUnordered<Abortable<Task>> = FuturesUnordered::new();
         let mut prolong = interval(PROLONG);
         prolong.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -192,21 +192,28 @@ impl Link {
                 }
                 _ = changes.changed() => {
                     let wanted = shared.takers.wanted();
-                    running.retain(|key, handle| {
-                        let keep = wanted.contains(key);
+                    running.retain(|key, (making, handle)| {
+                        let same = |wanted: &&(Wanted, Making)| wanted.0 == *key;
+                        let keep = wanted.iter().find(same).is_some_and(|it| it.1 == *making);
                         if !keep {
                             handle.abort();
                         }
                         keep
                     });
-                    for key in wanted {
+                    shared.consumers.keep(|jet| {
+                        let same = |wanted: &Wanted| matches!(wanted, Wanted::Jet(it) if it == jet);
+                        wanted.iter().any(|(wanted, _)| same(wanted))
+                    });
+                    // Takers that are at odds may have come or gone.
+                    shared.noted.notify_one();
+                    for (key, making) in wanted {
                         if running.contains_key(&key) {
                             continue;
                         }
                         let (handle, registration) = AbortHandle::new_pair();
-                        let task = self.task(shared, &key);
+                        let task = self.task(shared, &key, making);
                         tasks.push(Abortable::new(task, registration));
-                        running.insert(key, handle);
+                        running.insert(key, (making, handle));
                     }
                 }
                 // One that was aborted is not wanted any more.
@@ -222,10 +229,10 @@ impl Link {
         }
     }
 
-    fn task(&mut self, shared: &Arc<Shared>, wanted: &Wanted) -> Task {
+    fn task(&mut self, shared: &Arc<Shared>, wanted: &Wanted, making: Making) -> Task {
         let (shared, handle) = (Arc::clone(shared), Arc::clone(&self.handle));
         match wanted {
-            Wanted::Jet(jet) => Box::pin(jet::pull(shared, handle, jet.clone())),
+            Wanted::Jet(jet) => Box::pin(jet::pull(shared, handle, jet.clone(), making)),
             Wanted::Core { .. } => {
                 let made = self.made.remove(wanted);
                 Box::pin(core(shared, handle, wanted.clone(), made))
@@ -242,6 +249,8 @@ impl Link {
             let kind = if ended.settled {
                 jetstream::AckKind::Ack
             } else {
+                let (name, place, _) = &ended.key;
+                shared.consumers.gave_back(name, *place);
                 jetstream::AckKind::Nak(Some(Duration::from_secs(1)))
             };
             jet::answer(&self.handle, ended.to, kind).await?;

@@ -4,6 +4,7 @@
 //! of the other types.
 
 mod config;
+mod consumers;
 mod fault;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -13,8 +14,8 @@ mod link;
 mod publish;
 mod subject;
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -29,14 +30,14 @@ use super::interest::Interest;
 use super::uplink::Uplink;
 use super::window::Window;
 use super::{
-    ConfigError, Connection, ConnectionType, Context, Inbox, Messaging, Properties, Property,
+    Carries, ConfigError, Connection, ConnectionType, Context, Inbox, Messaging, Properties, Property,
     PublishOptions, SubscribeOptions, SubscriptionGuard,
 };
 use crate::error::ConnectionError;
 use crate::message::{Batch, Rejection};
 use config::Config;
 use link::{Handle, Link};
-use subject::Wanted;
+use subject::{Making, Wanted};
 
 /// The name under which this host's part of consumers' names is kept.
 const HOST: &str = "nats-host";
@@ -54,6 +55,7 @@ impl ConnectionType for Nats {
     const NAME: &'static str = "nats";
     const PROPERTIES: &'static [Property] = config::PROPERTIES;
     const MESSAGE_ID_HEADER: &'static str = "Nats-Msg-Id";
+    const CARRIES: Option<Carries> = Some(publish::carries);
 
     fn build(
         properties: &Properties,
@@ -66,8 +68,11 @@ impl ConnectionType for Nats {
                 config,
                 context,
                 takers: Arc::default(),
+                served: Mutex::default(),
+                consumers: consumers::Consumers::default(),
                 uplink: Uplink::default(),
                 unsure: publish::Unsure::default(),
+                duplicates: AtomicU64::new(0),
                 useful: AtomicBool::new(false),
                 host: OnceLock::new(),
                 notes: Mutex::default(),
@@ -86,11 +91,17 @@ impl ConnectionType for Nats {
 struct Shared {
     config: Config,
     context: Context,
-    takers: Arc<Interest<Wanted>>,
+    takers: Arc<Interest<Wanted, Making>>,
+    /// Consumers that are or were there.
+    consumers: consumers::Consumers,
+    /// Consumers that are read over the present link.
+    served: Mutex<BTreeSet<Arc<str>>>,
     /// Deliveries of JetStream that are not settled.
     window: Window<Key, Subject>,
     uplink: Uplink<Handle>,
     unsure: publish::Unsure,
+    /// Messages that a stream had already, by their id, when they were sent for the first time.
+    duplicates: AtomicU64,
     /// A stream has acknowledged a message since this was last asked, or one came that nobody
     /// acknowledges.
     useful: AtomicBool,
@@ -102,7 +113,39 @@ struct Shared {
     noted: Notify,
 }
 
+/// A consumer is read while this lives.
+#[derive(Debug)]
+struct Served<'a> {
+    shared: &'a Shared,
+    name: Arc<str>,
+}
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        self.shared.served.lock().remove(&self.name);
+    }
+}
+
 impl Shared {
+    /// Marks a consumer as read; None: somebody reads it already.
+    fn serve(&self, name: &Arc<str>) -> Option<Served<'_>> {
+        let new = self.served.lock().insert(Arc::clone(name));
+        new.then(|| Served {
+            shared: self,
+            name: Arc::clone(name),
+        })
+    }
+
+    /// Of takers of one consumer the first decides how it is made.
+    fn odds(&self) -> impl Iterator<Item = String> {
+        let all = self.takers.at_odds().into_iter();
+        all.map(|(wanted, first, other)| {
+            let (Wanted::Core { subject, .. } | Wanted::Jet(subject::Jet { subject, .. })) = wanted;
+            let names = first.differences(&other).join(", ");
+            format!("\"{subject}\" is read over one consumer for several sources; as the first of them was started with other options, those of a later one have no effect: {names}")
+        })
+    }
+
     /// Takes or drops the note on something that is wanted.
     fn note(&self, wanted: &Wanted, why: Option<String>) {
         let (Wanted::Core { subject, .. } | Wanted::Jet(subject::Jet { subject, .. })) = wanted;
@@ -135,7 +178,7 @@ impl Shared {
             self.noted.notify_one();
             return true;
         }
-        for wanted in self.takers.wanted() {
+        for (wanted, _) in self.takers.wanted() {
             if matches!(&wanted, Wanted::Core { subject, .. } if subject == quoted) {
                 for inbox in self.takers.of(&wanted) {
                     inbox.fail(ConnectionError::misconfigured(
@@ -146,6 +189,26 @@ impl Shared {
             }
         }
         true
+    }
+
+    /// A stream has answered that it has a message already, which was sent for the first time here: the
+    /// message is not in it a second time. Right where a sender's own id says so, and after a crash;
+    /// else somebody gives one id to several messages, and the operator should know.
+    fn note_duplicate(&self, stream: &str) {
+        let count = self.duplicates.fetch_add(1, Ordering::Relaxed) + 1;
+        if !count.is_power_of_two() {
+            return;
+        }
+        let stream: String = stream.chars().take(100).collect();
+        let note = format!(
+            "the stream \"{stream}\" has not kept {count} messages, because it had some with the same {} already",
+            Nats::MESSAGE_ID_HEADER
+        );
+        if count == 1 {
+            tracing::warn!(connection = %self.context.id, "{note}");
+        }
+        self.notes.lock().insert("duplicates".to_owned(), note);
+        self.noted.notify_one();
     }
 
     /// A consumer's name where none is given: the same after a restart, and no other host's.
@@ -287,6 +350,7 @@ impl Connection for Connected {
     fn warnings(&self) -> Vec<String> {
         let mut warnings = self.shared.config.warnings.clone();
         warnings.extend(self.shared.notes.lock().values().cloned());
+        warnings.extend(self.shared.odds());
         warnings
     }
 

@@ -80,6 +80,38 @@ pub(super) async fn publish(
     }
 }
 
+/// Beginnings of names that JetStream takes for commands, in any case: by them a message is dropped as a
+/// duplicate, refused, or purges its stream. (Constants of nats-server, `stream.go`, and of clients' key
+/// value stores.)
+const COMMANDS: [&str; 2] = ["nats-", "kv-"];
+
+/// Of headers that came with a message from elsewhere, those that may be sent on: what a sender or
+/// another server meant by the others is no business of ours. What an action itself puts into a header
+/// is not asked about here.
+///
+/// # Errors
+/// Why it is left out.
+pub(super) fn carries(name: &str, value: &str) -> Result<(), &'static str> {
+    let begins = |command: &&str| {
+        let head = name.get(..command.len());
+        head.is_some_and(|head| head.eq_ignore_ascii_case(command))
+    };
+    if COMMANDS.iter().any(|command| begins(&command)) {
+        return Err("to NATS it would be a command");
+    }
+    // Nobody asked for it: the message is worth more than a header that NATS has no way to write.
+    match written(name, value) {
+        Some(_) => Ok(()),
+        None => Err("NATS cannot write it"),
+    }
+}
+
+/// A header as it is written; None: NATS has no way to.
+fn written(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
+    let name = name.parse().ok().filter(|_| !name.is_empty())?;
+    Some((name, value.parse().ok()?))
+}
+
 /// What is wrong with the options themselves.
 ///
 /// # Errors
@@ -139,11 +171,7 @@ fn one(subject: &str, message: &Message, largest: usize) -> Result<HeaderMap, Co
     // The version line and the empty line of a block of headers, and an id that is added.
     let mut size = message.payload.len() + 16 + MESSAGE_ID.len() + 40;
     for (name, value) in message.headers.pairs() {
-        let parsed = name
-            .parse::<HeaderName>()
-            .ok()
-            .zip(value.parse::<HeaderValue>().ok());
-        let Some((header, text)) = parsed else {
+        let Some((header, text)) = written(name, value) else {
             let name: String = name.chars().take(60).collect();
             let sentence = format!(
                 "the header \"{name}\" cannot be sent: blanks and colons may not be in its name, nor line ends in its value"
@@ -205,7 +233,7 @@ async fn stream(
     let mut failure = None;
     let mut good = good.into_iter().peekable();
     while good.peek().is_some() && failure.is_none() {
-        let mut acknowledgements: Vec<(usize, u32, PublishAckFuture)> = Vec::new();
+        let mut acknowledgements: Vec<(usize, u32, bool, PublishAckFuture)> = Vec::new();
         for ready in good.by_ref().take(IN_FLIGHT) {
             let known = if first_time {
                 None
@@ -216,6 +244,7 @@ async fn stream(
                 .headers
                 .get(MESSAGE_ID)
                 .map(|id| id.as_str().to_owned());
+            let again = known.is_some();
             let (id, taken) = known
                 .unwrap_or_else(|| (given.unwrap_or_else(|| handle.client.new_inbox()), false));
             let place = attempts.sent.len();
@@ -237,16 +266,24 @@ async fn stream(
                 .send_publish(ready.subject.to_owned(), publish)
                 .await
             {
-                Ok(acknowledgement) => acknowledgements.push((place, ready.index, acknowledgement)),
+                Ok(acknowledgement) => {
+                    acknowledgements.push((place, ready.index, again, acknowledgement));
+                }
                 Err(error) => {
                     failure = Some(fault::publishing(error));
                     break;
                 }
             }
         }
-        for (place, index, acknowledgement) in acknowledgements {
+        for (place, index, again, acknowledgement) in acknowledgements {
             match acknowledgement.await.map_err(fault::publishing) {
-                Ok(_) => attempts.taken(place),
+                Ok(answer) => {
+                    attempts.taken(place);
+                    // Sent again after an outcome that was not known, it is what the id is for.
+                    if answer.duplicate && !again {
+                        shared.note_duplicate(&answer.stream);
+                    }
+                }
                 // The outcome of a lost link or of silence is not known: all come again.
                 Err(error) if error.kind == ErrorKind::Disconnected || error.code == "timeout" => {
                     failure.get_or_insert(error);
@@ -307,6 +344,13 @@ impl Drop for Attempts<'_> {
 mod tests {
     use super::*;
 
+    fn with(name: &str, value: &str) -> Message {
+        Message {
+            headers: vec![(name.to_owned(), value.to_owned())].into(),
+            ..Message::new("x")
+        }
+    }
+
     #[test]
     fn a_message_that_was_sent_before_keeps_its_id_and_an_equal_one_gets_its_own() {
         let unsure = Unsure::default();
@@ -325,11 +369,30 @@ mod tests {
     }
 
     #[test]
+    fn what_a_stream_would_take_for_a_command_is_not_sent_on() {
+        for name in ["Nats-Msg-Id", "nats-rollup", "NATS-Expected-Stream", "kv-operation"] {
+            assert!(carries(name, "x").is_err(), "{name}");
+        }
+        for name in ["nats", "X-Nats-Msg-Id", "KVOperation", "message-id"] {
+            assert!(carries(name, "x").is_ok(), "{name}");
+        }
+        assert!(
+            one("a", &with("Nats-Msg-Id", "1"), 1000).is_ok(),
+            "the action's own are sent"
+        );
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_written_is_left_out_unless_the_action_says_so_itself() {
+        for (name, value) in [(":query", "a=b"), ("a b", "x"), ("é", "x"), ("a", "b\r\nc"), ("", "x")] {
+            assert!(carries(name, value).is_err(), "{name}");
+            assert!(one("a", &with(name, value), 1000).is_err(), "{name}");
+        }
+        assert!(carries("a", "ü b:c").is_ok());
+    }
+
+    #[test]
     fn what_can_never_be_sent_says_why() {
-        let with = |name: &str, value: &str| Message {
-            headers: vec![(name.to_owned(), value.to_owned())].into(),
-            ..Message::new("x")
-        };
         assert_eq!(one("a.b", &with("A", "b"), 1000).unwrap().len(), 1);
         for (subject, message, code) in [
             ("a.*", Message::new("x"), "subject"),

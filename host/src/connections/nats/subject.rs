@@ -67,14 +67,14 @@ fn shown(text: &str) -> String {
 }
 
 /// Where a consumer that is made begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Deliver {
     New,
     All,
     Last,
 }
 
-/// What is asked for at the server.
+/// What is asked for at the server, as far as the server tells it from others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Wanted {
     /// A core subscription: what is published while it is there.
@@ -94,9 +94,40 @@ pub(super) struct Jet {
     pub(super) stream: Option<String>,
     /// None: the connection makes a name that nobody else has.
     pub(super) durable: Option<String>,
+}
+
+/// How a consumer is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Making {
     pub(super) deliver: Deliver,
     pub(super) ack_wait: Duration,
     pub(super) max_ack_pending: i64,
+}
+
+impl Default for Making {
+    fn default() -> Self {
+        Self {
+            deliver: Deliver::New,
+            ack_wait: ACK_WAIT,
+            max_ack_pending: MAX_ACK_PENDING,
+        }
+    }
+}
+
+impl Making {
+    /// The options in which another one differs.
+    pub(super) fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let pairs = [
+            ("deliver", self.deliver != other.deliver),
+            ("ackWait", self.ack_wait != other.ack_wait),
+            (
+                "maxAckPending",
+                self.max_ack_pending != other.max_ack_pending,
+            ),
+        ];
+        let different = pairs.into_iter().filter(|(_, differs)| *differs);
+        different.map(|(name, _)| name).collect()
+    }
 }
 
 /// What a taker asks for, one thing per filter.
@@ -107,7 +138,7 @@ pub(super) fn wanted(
     filters: &[String],
     options: &SubscribeOptions,
     standard: Qos,
-) -> Result<Vec<Wanted>, ConnectionError> {
+) -> Result<Vec<(Wanted, Making)>, ConnectionError> {
     if let Some(fault) = filters.iter().find_map(|filter| filter_fault(filter)) {
         return Err(ConnectionError::misconfigured("subject", fault));
     }
@@ -126,21 +157,19 @@ pub(super) fn wanted(
         ));
     }
     let each = filters.iter().map(|subject| {
-        if jetstream {
+        let wanted = if jetstream {
             Wanted::Jet(Jet {
                 subject: subject.clone(),
                 stream: asked.stream.clone(),
                 durable: asked.durable.clone(),
-                deliver: asked.deliver,
-                ack_wait: asked.ack_wait,
-                max_ack_pending: asked.max_ack_pending,
             })
         } else {
             Wanted::Core {
                 subject: subject.clone(),
                 queue: asked.queue.clone(),
             }
-        }
+        };
+        (wanted, asked.making)
     });
     Ok(each.collect())
 }
@@ -149,9 +178,7 @@ struct Asked {
     queue: Option<String>,
     stream: Option<String>,
     durable: Option<String>,
-    deliver: Deliver,
-    ack_wait: Duration,
-    max_ack_pending: i64,
+    making: Making,
 }
 
 impl Asked {
@@ -160,9 +187,7 @@ impl Asked {
             queue: None,
             stream: None,
             durable: None,
-            deliver: Deliver::New,
-            ack_wait: ACK_WAIT,
-            max_ack_pending: MAX_ACK_PENDING,
+            making: Making::default(),
         };
         for (name, value) in &options.extra {
             let known = JETSTREAM.iter().chain(&CORE);
@@ -181,7 +206,7 @@ impl Asked {
                 "stream" => asked.stream = Some(token(known, value, "stream")?),
                 "durable" => asked.durable = Some(token(known, value, "consumer")?),
                 "deliver" => {
-                    asked.deliver = match value.to_ascii_lowercase().as_str() {
+                    asked.making.deliver = match value.to_ascii_lowercase().as_str() {
                         "new" => Deliver::New,
                         "all" => Deliver::All,
                         "last" => Deliver::Last,
@@ -196,7 +221,7 @@ impl Asked {
                 "ackWait" => {
                     let range = Duration::from_secs(2)..=Duration::from_secs(3600);
                     let time = parse_duration(value).filter(|time| range.contains(time));
-                    asked.ack_wait = time.ok_or_else(|| {
+                    asked.making.ack_wait = time.ok_or_else(|| {
                         wrong(
                             known,
                             format!(
@@ -211,7 +236,7 @@ impl Asked {
                         .parse()
                         .ok()
                         .filter(|number| (1..=65_535).contains(number));
-                    asked.max_ack_pending = number.ok_or_else(|| {
+                    asked.making.max_ack_pending = number.ok_or_else(|| {
                         wrong(
                             known,
                             format!(
@@ -310,7 +335,7 @@ mod tests {
             Qos::AtLeastOnce,
         );
         assert!(
-            matches!(&core.unwrap()[0], Wanted::Core { queue: Some(queue), .. } if queue == "q")
+            matches!(&core.unwrap()[0].0, Wanted::Core { queue: Some(queue), .. } if queue == "q")
         );
         let extra = [
             ("Stream", "S"),
@@ -325,14 +350,25 @@ mod tests {
             Qos::AtMostOnce,
         )
         .unwrap();
-        let Wanted::Jet(jet) = &jet[0] else { panic!() };
+        let (Wanted::Jet(jet), making) = &jet[0] else {
+            panic!()
+        };
         assert_eq!(
             (jet.stream.as_deref(), jet.durable.as_deref()),
             (Some("S"), Some("d"))
         );
         assert_eq!(
-            (jet.deliver, jet.ack_wait, jet.max_ack_pending),
+            (making.deliver, making.ack_wait, making.max_ack_pending),
             (Deliver::All, Duration::from_secs(5), 7)
+        );
+        let others = making.differences(&Making::default());
+        assert_eq!(others, ["deliver", "ackWait", "maxAckPending"]);
+        let name = [("stream", "S"), ("durable", "d"), ("ackWait", "9s")];
+        let same = wanted(&filters, &options(Qos::AtLeastOnce, &name), Qos::AtMostOnce).unwrap();
+        assert_eq!(
+            same[0].0,
+            Wanted::Jet(jet.clone()),
+            "the server knows one consumer by that name, however it is to be made"
         );
         for (qos, name, value) in [
             (Qos::AtMostOnce, "stream", "S"),

@@ -11,7 +11,7 @@ const FIELD: &str = "payload";
 /// Entries that another consumer of the group has not settled for this long are taken over.
 const CLAIM_IDLE: Duration = Duration::from_secs(300);
 
-/// What is asked for at the server.
+/// What is asked for at the server, as far as the server tells it from others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Wanted {
     /// A channel: what is published while it is subscribed to.
@@ -29,10 +29,38 @@ pub(super) struct Group {
     pub(super) group: String,
     /// None: the connection makes a name that nobody else has.
     pub(super) consumer: Option<String>,
+}
+
+/// How a stream is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reading {
     /// Where a group that is made begins: `$`, `0` or an id.
     pub(super) from: String,
     pub(super) field: String,
     pub(super) claim_idle: Duration,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self {
+            from: "$".to_owned(),
+            field: FIELD.to_owned(),
+            claim_idle: CLAIM_IDLE,
+        }
+    }
+}
+
+impl Reading {
+    /// The options in which another one differs.
+    pub(super) fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let pairs = [
+            ("from", self.from != other.from),
+            ("field", self.field != other.field),
+            ("claimIdle", self.claim_idle != other.claim_idle),
+        ];
+        let different = pairs.into_iter().filter(|(_, differs)| *differs);
+        different.map(|(name, _)| name).collect()
+    }
 }
 
 /// What a taker asks for, one thing per filter: with a group they are streams, else channels, or
@@ -43,7 +71,7 @@ pub(super) struct Group {
 pub(super) fn wanted(
     filters: &[String],
     options: &SubscribeOptions,
-) -> Result<Vec<Wanted>, ConnectionError> {
+) -> Result<Vec<(Wanted, Reading)>, ConnectionError> {
     if filters.is_empty() || filters.iter().any(String::is_empty) {
         return Err(ConnectionError::misconfigured(
             "channel",
@@ -52,7 +80,7 @@ pub(super) fn wanted(
     }
     const KNOWN: [&str; 5] = ["group", "consumer", "from", "field", "claimIdle"];
     let (mut group, mut consumer) = (None, None);
-    let (mut from, mut field, mut claim_idle) = ("$".to_owned(), FIELD.to_owned(), CLAIM_IDLE);
+    let mut reading = Reading::default();
     for (name, value) in &options.extra {
         let known = *find(name, &KNOWN)?;
         if value.is_empty() {
@@ -61,10 +89,10 @@ pub(super) fn wanted(
         match known {
             "group" => group = Some(value.clone()),
             "consumer" => consumer = Some(value.clone()),
-            "from" => from = start(value)?,
-            "field" => field.clone_from(value),
+            "from" => reading.from = start(value)?,
+            "field" => reading.field.clone_from(value),
             _ => {
-                claim_idle = time(
+                reading.claim_idle = time(
                     known,
                     value,
                     Duration::from_secs(3),
@@ -78,23 +106,22 @@ pub(super) fn wanted(
             return Err(wrong(name, "goes with `group` only: it is about streams"));
         }
         let one = |filter: &String| {
-            if filter.contains(['*', '?', '[']) {
+            let wanted = if filter.contains(['*', '?', '[']) {
                 Wanted::Pattern(filter.clone())
             } else {
                 Wanted::Channel(filter.clone())
-            }
+            };
+            (wanted, Reading::default())
         };
         return Ok(filters.iter().map(one).collect());
     };
     let each = filters.iter().map(|key| {
-        Wanted::Stream(Group {
+        let wanted = Wanted::Stream(Group {
             key: key.clone(),
             group: group.clone(),
             consumer: consumer.clone(),
-            from: from.clone(),
-            field: field.clone(),
-            claim_idle,
-        })
+        });
+        (wanted, reading.clone())
     });
     Ok(each.collect())
 }
@@ -276,7 +303,10 @@ mod tests {
             .collect()
     }
 
-    fn subscribe(filter: &str, extra: &[(&str, &str)]) -> Result<Wanted, ConnectionError> {
+    fn subscribe(
+        filter: &str,
+        extra: &[(&str, &str)],
+    ) -> Result<(Wanted, Reading), ConnectionError> {
         let options = SubscribeOptions {
             extra: pairs(extra),
             ..SubscribeOptions::default()
@@ -286,9 +316,9 @@ mod tests {
 
     #[test]
     fn a_group_makes_it_a_stream_and_wildcards_make_it_a_pattern() {
-        assert_eq!(subscribe("a", &[]).unwrap(), Wanted::Channel("a".into()));
+        assert_eq!(subscribe("a", &[]).unwrap().0, Wanted::Channel("a".into()));
         assert_eq!(
-            subscribe("a.*", &[]).unwrap(),
+            subscribe("a.*", &[]).unwrap().0,
             Wanted::Pattern("a.*".into())
         );
         let extra = [
@@ -298,18 +328,28 @@ mod tests {
             ("field", "f"),
             ("claimIdle", "1m"),
         ];
-        let Wanted::Stream(group) = subscribe("a*", &extra).unwrap() else {
+        let (Wanted::Stream(group), reading) = subscribe("a*", &extra).unwrap() else {
             panic!()
         };
         assert_eq!(
             (
                 group.key.as_str(),
                 group.group.as_str(),
-                group.from.as_str()
+                reading.from.as_str()
             ),
             ("a*", "g", "0")
         );
-        assert_eq!(group.claim_idle, Duration::from_secs(60));
+        assert_eq!(reading.claim_idle, Duration::from_secs(60));
+        assert_eq!(
+            reading.differences(&Reading::default()),
+            ["from", "field", "claimIdle"]
+        );
+        let (same, _) = subscribe("a*", &[("group", "g"), ("consumer", "c")]).unwrap();
+        assert_eq!(
+            same,
+            Wanted::Stream(group),
+            "the server knows one consumer by that name, however it is read"
+        );
         for (filter, extra) in [
             ("", &[][..]),
             ("a", &[("consumer", "c")]),

@@ -16,7 +16,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, PushInfo, PushKind, Value};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::asked::Wanted;
+use super::asked::{Reading, Wanted};
 use super::{Shared, fault, reader};
 use crate::connections::status::now_ms;
 use crate::connections::transport::{self, Dial};
@@ -140,7 +140,7 @@ async fn serve(
 ) -> ConnectionError {
     let mut changes = shared.takers.changes();
     changes.mark_changed();
-    let mut running: BTreeMap<Wanted, AbortHandle> = BTreeMap::new();
+    let mut running: BTreeMap<Wanted, (Reading, AbortHandle)> = BTreeMap::new();
     let mut tasks: FuturesUnordered<Abortable<Task>> = FuturesUnordered::new();
     let mut look = interval(shared.config.keep_alive);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -150,22 +150,34 @@ async fn serve(
             () = shared.window.any_ended() => acknowledge(shared, connection).await,
             _ = changes.changed() => {
                 let wanted = shared.takers.wanted();
-                running.retain(|key, handle| {
-                    let keep = wanted.contains(key);
+                running.retain(|key, (reading, handle)| {
+                    let same = |wanted: &&(Wanted, Reading)| wanted.0 == *key;
+                    let keep = wanted.iter().find(same).is_some_and(|it| it.1 == *reading);
                     if !keep {
                         handle.abort();
                     }
                     keep
                 });
-                for key in wanted {
+                // Who wants a stream again after that begins as they say.
+                shared.made.lock().retain(|place| {
+                    let same = |wanted: &Wanted| matches!(wanted, Wanted::Stream(it) if it.key == place.key && it.group == place.group);
+                    wanted.iter().any(|(wanted, _)| same(wanted))
+                });
+                // Takers that are at odds may have come or gone.
+                shared.noted.notify_one();
+                for (key, reading) in wanted {
                     let Wanted::Stream(group) = &key else { continue };
                     if running.contains_key(&key) {
                         continue;
                     }
                     let (handle, registration) = AbortHandle::new_pair();
-                    let task: Task = Box::pin(reader::read(Arc::clone(shared), group.clone()));
+                    let task: Task = Box::pin(reader::read(
+                        Arc::clone(shared),
+                        group.clone(),
+                        reading.clone(),
+                    ));
                     tasks.push(Abortable::new(task, registration));
-                    running.insert(key, handle);
+                    running.insert(key, (reading, handle));
                 }
                 subscribe(shared, connection, subscribed).await
             }
@@ -191,7 +203,8 @@ async fn subscribe(
     connection: &mut MultiplexedConnection,
     subscribed: &mut BTreeSet<Wanted>,
 ) -> Result<(), ConnectionError> {
-    let wanted: BTreeSet<Wanted> = shared.takers.wanted().into_iter().collect();
+    let wanted = shared.takers.wanted().into_iter();
+    let wanted: BTreeSet<Wanted> = wanted.map(|(wanted, _)| wanted).collect();
     for key in wanted.difference(&subscribed.clone()) {
         let done = match key {
             Wanted::Channel(channel) => connection.subscribe(channel).await,

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::error::ConnectionError;
 use crate::message::{Batch, Message, Rejection};
-use asked::{Manner, Wanted};
+use asked::{Manner, Reading, Wanted};
 use config::Config;
 use link::Link;
 
@@ -71,6 +71,7 @@ impl ConnectionType for Redis {
                 context,
                 takers: Arc::default(),
                 again: Mutex::default(),
+                made: Mutex::default(),
                 useful: AtomicBool::new(false),
                 host: OnceLock::new(),
                 notes: Mutex::default(),
@@ -88,11 +89,13 @@ impl ConnectionType for Redis {
 struct Shared {
     config: Config,
     context: Context,
-    takers: Arc<Interest<Wanted>>,
+    takers: Arc<Interest<Wanted, Reading>>,
     /// Entries of streams that are not settled.
     window: Window<(Arc<Place>, String), ()>,
     /// Where entries were abandoned: they are to be read again.
     again: Mutex<BTreeSet<Arc<Place>>>,
+    /// Whose groups were there when they were last looked for.
+    made: Mutex<BTreeSet<Arc<Place>>>,
     /// The server has taken a message since this was last asked, or one came that nobody
     /// acknowledges.
     useful: AtomicBool,
@@ -105,6 +108,19 @@ struct Shared {
 }
 
 impl Shared {
+    /// Of takers of one stream as one consumer the first decides how it is read.
+    fn odds(&self) -> impl Iterator<Item = String> {
+        let all = self.takers.at_odds().into_iter();
+        all.map(|(wanted, first, other)| {
+            let name = match wanted {
+                Wanted::Stream(group) => group.key,
+                Wanted::Channel(name) | Wanted::Pattern(name) => name,
+            };
+            let names = first.differences(&other).join(", ");
+            format!("the stream \"{name}\" is read as one consumer for several sources; as the first of them was started with other options, those of a later one have no effect: {names}")
+        })
+    }
+
     /// Takes or drops the note on a stream.
     fn note(&self, place: &Place, why: Option<String>) {
         let mut notes = self.notes.lock();
@@ -225,6 +241,7 @@ impl Connection for Connected {
     fn warnings(&self) -> Vec<String> {
         let mut warnings = self.shared.config.warnings.clone();
         warnings.extend(self.shared.notes.lock().values().cloned());
+        warnings.extend(self.shared.odds());
         warnings
     }
 

@@ -1,5 +1,7 @@
 //! Messages out: a command for each, the subject as its channel or key, many under way at once.
 
+use std::collections::BTreeSet;
+
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, Value};
 
@@ -15,7 +17,7 @@ const IN_FLIGHT: usize = 256;
 /// Publishes a batch over a link.
 ///
 /// # Errors
-/// None is known to be published.
+/// None is known to be published. Where some are, the others are rejected one by one.
 pub(super) async fn publish(
     shared: &Shared,
     connection: &mut MultiplexedConnection,
@@ -25,7 +27,7 @@ pub(super) async fn publish(
 ) -> Result<Vec<Rejection>, ConnectionError> {
     let mut rejections = Vec::new();
     let messages: Vec<(u32, &Message)> = (0..).zip(batch.iter()).collect();
-    for messages in messages.chunks(IN_FLIGHT) {
+    for (place, messages) in messages.chunks(IN_FLIGHT).enumerate() {
         let mut pipeline = Pipeline::with_capacity(messages.len());
         // The messages in the pipeline, and how many commands each has there.
         let mut sent = Vec::with_capacity(messages.len());
@@ -46,7 +48,13 @@ pub(super) async fn publish(
         }
         let count = pipeline.len();
         let answers = connection.send_packed_commands(&pipeline, 0, count).await;
-        let mut answers = answers.map_err(|error| fault::command(&error))?.into_iter();
+        let mut answers = match answers {
+            Ok(answers) => answers.into_iter(),
+            Err(error) => {
+                let error = fault::command(&error);
+                return unsent(rejections, place * IN_FLIGHT, batch.len(), error);
+            }
+        };
         for (index, message, commands) in sent {
             let refused = answers
                 .by_ref()
@@ -61,6 +69,28 @@ pub(super) async fn publish(
             }
         }
     }
+    Ok(rejections)
+}
+
+/// What is said of a batch of which the messages from `first` on may not have arrived. If others have,
+/// those are not said to have failed: they would come twice.
+fn unsent(
+    mut rejections: Vec<Rejection>,
+    first: usize,
+    all: usize,
+    error: ConnectionError,
+) -> Result<Vec<Rejection>, ConnectionError> {
+    if first == 0 {
+        return Err(error);
+    }
+    let places = (first..all).filter_map(|place| u32::try_from(place).ok());
+    // One that can never be sent has its rejection already.
+    let known: BTreeSet<u32> = rejections.iter().map(|known| known.index).collect();
+    let others = places.filter(|place| !known.contains(place));
+    rejections.extend(others.map(|index| Rejection {
+        index,
+        error: error.clone(),
+    }));
     Ok(rejections)
 }
 
@@ -132,6 +162,21 @@ mod tests {
                 words.collect::<Vec<_>>().join(" ").trim().to_owned()
             })
             .collect()
+    }
+
+    #[test]
+    fn what_was_written_before_the_link_broke_is_not_said_to_have_failed() {
+        let lost = fault::lost;
+        assert!(unsent(Vec::new(), 0, 300, lost()).is_err());
+        let refused = |index| Rejection {
+            index,
+            error: ConnectionError::permanent("key", "no key"),
+        };
+        let rejected = unsent(vec![refused(7), refused(256)], 256, 300, lost()).unwrap();
+        let places: Vec<u32> = rejected.iter().map(|one| one.index).collect();
+        assert_eq!(places[..4], [7, 256, 257, 258]);
+        assert_eq!(places.len(), 1 + 44);
+        assert_eq!(rejected[1].error.code, "key");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::asked::{Group, Wanted};
+use super::asked::{Group, Reading, Wanted};
 use super::{Place, Shared, fault, link};
 use crate::connections::status::now_ms;
 use crate::connections::window::Fate;
@@ -22,6 +22,8 @@ use crate::message::{Headers, Message};
 const COUNT: usize = 128;
 /// How long the server waits for entries before it answers that there are none.
 const BLOCK: Duration = Duration::from_secs(2);
+/// Where a search of what is pending begins, and what it says at its end.
+const START: &str = "0-0";
 /// The wait before something that failed is tried again, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
@@ -49,7 +51,7 @@ fn end(error: &RedisError) -> End {
 }
 
 /// Serves one stream until the link is lost.
-pub(super) async fn read(shared: Arc<Shared>, group: Group) -> ConnectionError {
+pub(super) async fn read(shared: Arc<Shared>, group: Group, reading: Reading) -> ConnectionError {
     let wanted = Wanted::Stream(group.clone());
     let place = Arc::new(Place {
         key: group.key.clone(),
@@ -64,10 +66,11 @@ pub(super) async fn read(shared: Arc<Shared>, group: Group) -> ConnectionError {
     let mut reader = Reader {
         shared: &shared,
         wanted: &wanted,
-        group: &group,
+        reading: &reading,
         place,
         connection,
-        from: group.from.clone(),
+        scan: START.to_owned(),
+        kept: Instant::now(),
     };
     tokio::select! {
         error = reader.run() => error,
@@ -78,11 +81,13 @@ pub(super) async fn read(shared: Arc<Shared>, group: Group) -> ConnectionError {
 struct Reader<'a> {
     shared: &'a Shared,
     wanted: &'a Wanted,
-    group: &'a Group,
+    reading: &'a Reading,
     place: Arc<Place>,
     connection: MultiplexedConnection,
-    /// Where a group that is made begins.
-    from: String,
+    /// Where the search for what other consumers left lying goes on.
+    scan: String,
+    /// When the entries in flight were last said to be at work.
+    kept: Instant,
 }
 
 impl Reader<'_> {
@@ -116,50 +121,72 @@ impl Reader<'_> {
         self.make_group().await?;
         self.shared.note(&self.place, None);
         self.unsettled().await?;
-        // The shortest idle time that others may have set is not known: a third of our own it is.
-        let every = (self.group.claim_idle / 3).min(Duration::from_secs(30));
-        let (mut kept, mut claimed) = (Instant::now(), None::<Instant>);
+        let every = self.every();
+        let mut searched = None::<Instant>;
         loop {
             if self.shared.again.lock().remove(&self.place) {
                 sleep(AGAIN.0).await;
                 self.unsettled().await?;
             }
-            if kept.elapsed() >= every {
-                self.keep().await?;
-                kept = Instant::now();
-            }
-            if claimed.is_none_or(|last| last.elapsed() >= every) {
+            if searched.is_none_or(|last| last.elapsed() >= every) || self.scan != START {
+                self.room().await?;
                 self.take_over().await?;
-                claimed = Some(Instant::now());
+                if self.scan == START {
+                    searched = Some(Instant::now());
+                }
             }
-            // Without room the entries that are at work must still be kept.
-            if timeout(every, self.shared.window.room()).await.is_err() {
-                continue;
-            }
-            let reply = redis::cmd("XREADGROUP")
-                .arg("GROUP")
+            self.room().await?;
+            let mut read = redis::cmd("XREADGROUP");
+            read.arg("GROUP")
                 .arg(&self.place.group)
                 .arg(&self.place.consumer)
                 .arg("COUNT")
-                .arg(COUNT)
-                .arg("BLOCK")
-                .arg(u64::try_from(BLOCK.as_millis()).unwrap_or(1000))
+                .arg(COUNT);
+            // In the middle of a search nothing is waited for.
+            if self.scan == START {
+                read.arg("BLOCK")
+                    .arg(u64::try_from(BLOCK.as_millis()).unwrap_or(1000));
+            }
+            let reply = read
                 .arg("STREAMS")
                 .arg(&self.place.key)
                 .arg(">")
                 .query_async::<Value>(&mut self.connection)
                 .await
                 .map_err(|error| end(&error))?;
-            self.deliver(of_stream(reply)).await?;
+            self.deliver(of_stream(reply), false).await?;
+        }
+    }
+
+    /// The shortest idle time that others may have set is not known: a third of our own it is.
+    fn every(&self) -> Duration {
+        (self.reading.claim_idle / 3).min(Duration::from_secs(30))
+    }
+
+    /// Waits for room, and says meanwhile that the entries in flight are still at work here: without room
+    /// for long, others would take them over.
+    async fn room(&mut self) -> Result<(), End> {
+        let every = self.every();
+        loop {
+            let left = every.saturating_sub(self.kept.elapsed());
+            let room = timeout(left, self.shared.window.room()).await;
+            if self.kept.elapsed() >= every {
+                self.keep().await?;
+                self.kept = Instant::now();
+            }
+            if room.is_ok() {
+                return Ok(());
+            }
         }
     }
 
     async fn make_group(&mut self) -> Result<(), End> {
+        let before = self.shared.made.lock().contains(&*self.place);
         let made = redis::cmd("XGROUP")
             .arg("CREATE")
             .arg(&self.place.key)
             .arg(&self.place.group)
-            .arg(&self.from)
+            .arg(begin(before, &self.reading.from))
             .arg("MKSTREAM")
             .query_async::<Value>(&mut self.connection)
             .await;
@@ -168,8 +195,7 @@ impl Reader<'_> {
             Err(error) if error.code() == Some("BUSYGROUP") => {}
             Err(error) => return Err(end(&error)),
         }
-        // A group that is gone later went with its stream: all that is in the new one is new.
-        "0".clone_into(&mut self.from);
+        self.shared.made.lock().insert(Arc::clone(&self.place));
         Ok(())
     }
 
@@ -194,8 +220,8 @@ impl Reader<'_> {
                 return Ok(());
             };
             after.clone_from(&last.id);
-            self.deliver(entries).await?;
-            self.shared.window.room().await;
+            self.deliver(entries, true).await?;
+            self.room().await?;
         }
     }
 
@@ -221,39 +247,34 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Takes over what other consumers of the group have left lying.
+    /// Takes over some of what other consumers of the group have left lying, and remembers how far it got:
+    /// there may be millions, and nobody takes in more than there is room for.
     async fn take_over(&mut self) -> Result<(), End> {
-        let mut from = "0-0".to_owned();
-        loop {
-            let reply = redis::cmd("XAUTOCLAIM")
-                .arg(&self.place.key)
-                .arg(&self.place.group)
-                .arg(&self.place.consumer)
-                .arg(u64::try_from(self.group.claim_idle.as_millis()).unwrap_or(u64::MAX))
-                .arg(&from)
-                .arg("COUNT")
-                .arg(COUNT)
-                .query_async::<Value>(&mut self.connection)
-                .await;
-            let reply = match reply {
-                Ok(Value::Array(reply)) => reply,
-                // Before Redis 6.2 there is no such command.
-                Ok(_) => return Ok(()),
-                Err(error) if error.code() == Some("ERR") => return Ok(()),
-                Err(error) => return Err(end(&error)),
-            };
-            let mut parts = reply.into_iter();
-            from = parts.next().and_then(text).unwrap_or_default();
-            let entries = parts.next().map(entries).unwrap_or_default();
-            let none = entries.is_empty();
-            self.deliver(entries).await?;
-            if none || from.is_empty() || from == "0-0" {
-                return Ok(());
-            }
-        }
+        let reply = redis::cmd("XAUTOCLAIM")
+            .arg(&self.place.key)
+            .arg(&self.place.group)
+            .arg(&self.place.consumer)
+            .arg(u64::try_from(self.reading.claim_idle.as_millis()).unwrap_or(u64::MAX))
+            .arg(&self.scan)
+            .arg("COUNT")
+            .arg(COUNT)
+            .query_async::<Value>(&mut self.connection)
+            .await;
+        START.clone_into(&mut self.scan);
+        let reply = match reply {
+            Ok(reply) => reply,
+            // Before Redis 6.2 there is no such command.
+            Err(error) if error.code() == Some("ERR") => return Ok(()),
+            Err(error) => return Err(end(&error)),
+        };
+        let (next, entries) = claimed(reply);
+        self.scan = next;
+        self.deliver(entries, true).await
     }
 
-    async fn deliver(&mut self, entries: Vec<Entry>) -> Result<(), End> {
+    /// `again`: they were pending at some consumer before. What comes as new, the group has given to nobody
+    /// since it was last set (`XGROUP SETID`).
+    async fn deliver(&mut self, entries: Vec<Entry>, again: bool) -> Result<(), End> {
         let mut done = Vec::new();
         for Entry { id, fields } in entries {
             // Trimmed or deleted meanwhile: there is nothing left to deliver.
@@ -261,7 +282,7 @@ impl Reader<'_> {
                 done.push(id);
                 continue;
             };
-            let message = message(&self.place.key, &self.group.field, fields);
+            let message = message(&self.place.key, &self.reading.field, fields);
             // Too large for this host: it is with the dead letters.
             let Some(message) = self.shared.context.received(message) else {
                 done.push(id);
@@ -269,7 +290,7 @@ impl Reader<'_> {
             };
             let takers = self.shared.takers.of(self.wanted);
             let key = (Arc::clone(&self.place), id.clone());
-            match self.shared.window.give(key, (), &message, &takers) {
+            match self.shared.window.give(key, (), &message, again, &takers) {
                 Fate::Settled => done.push(id),
                 Fate::Given | Fate::Bound | Fate::Untaken => {}
             }
@@ -284,6 +305,23 @@ impl Reader<'_> {
 }
 
 enum Never {}
+
+/// Where a group begins that is not there: one that was there when it was last looked for went with its
+/// stream, or by somebody's hand, and nothing of what it had to give may be passed over.
+fn begin(before: bool, from: &str) -> &str {
+    if before { "0" } else { from }
+}
+
+/// The answer to XAUTOCLAIM: where to go on ([`START`]: that was all), and the entries.
+fn claimed(reply: Value) -> (String, Vec<Entry>) {
+    let Value::Array(reply) = reply else {
+        return (START.to_owned(), Vec::new());
+    };
+    let mut parts = reply.into_iter();
+    let next = parts.next().and_then(text).unwrap_or_default();
+    let next = if next.is_empty() { START.to_owned() } else { next };
+    (next, parts.next().map(entries).unwrap_or_default())
+}
 
 /// Acknowledges entries.
 ///
@@ -429,6 +467,26 @@ mod tests {
             (2, "1-0", &None)
         );
         assert!(of_stream(Value::Nil).is_empty());
+    }
+
+    #[test]
+    fn a_search_of_what_is_pending_goes_on_where_it_stopped_until_it_is_through() {
+        let answer = |next: &str| {
+            Value::Array(vec![
+                bulk(next),
+                Value::Array(vec![entry("1-0", &["payload", "p"])]),
+                Value::Array(Vec::new()),
+            ])
+        };
+        let (next, entries) = claimed(answer("7-1"));
+        assert_eq!((next.as_str(), entries.len()), ("7-1", 1));
+        assert_eq!(claimed(answer("0-0")).0, START);
+        assert_eq!(claimed(Value::Nil), (START.to_owned(), Vec::new()));
+    }
+
+    #[test]
+    fn a_group_that_was_there_before_begins_with_all_there_is() {
+        assert_eq!((begin(false, "$"), begin(true, "$")), ("$", "0"));
     }
 
     #[test]

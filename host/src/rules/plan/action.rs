@@ -6,9 +6,11 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::guest::{Given, schema_properties};
-use super::{ActionPlan, Planner, RENDER, Role, SELECTORS, SHARED, schema};
+use super::{
+    ActionPlan, GuestPlan, Planner, RENDER, Reach, Role, SELECTORS, SHARED, SlotPlan, schema,
+};
 use crate::config::{ActionDef, RuleDef, pointer_to};
-use crate::connections::{ConfigError, Interface, Qos};
+use crate::connections::{Carries, ConfigError, Interface, Qos};
 use crate::rules::duplicates::Deduplicate;
 use crate::rules::forward::ForwardTo;
 use crate::rules::message_id::{IdOrigin, MessageIdOptions};
@@ -106,6 +108,7 @@ impl Planner<'_> {
             spill,
             retry: retry?,
             ids: header.filter(|_| made),
+            carries: self.carries(&guest),
             deduplicate,
             topic,
             guest,
@@ -146,6 +149,19 @@ impl Planner<'_> {
             headers.insert(name.clone(), "{{id}}".into());
         }
         Some((format!("headers/{name}"), name))
+    }
+
+    /// What the connections of an action say of headers that came with its messages.
+    fn carries(&self, guest: &GuestPlan) -> Vec<Carries> {
+        let typ = |slot: &SlotPlan| match &slot.reach {
+            Reach::Anonymous { typ, .. } => Some(typ.clone()),
+            Reach::Named(id) => {
+                let mut all = self.manifest.connections.iter();
+                all.find(|def| def.id == *id).map(|def| def.typ.clone())
+            }
+        };
+        let types = guest.slots.iter().filter_map(typ);
+        types.filter_map(|typ| self.pool.carries(&typ)).collect()
     }
 
     /// Where the dead letters of a rule go; mistakes are noted.

@@ -27,7 +27,7 @@ use super::retry::RetryPolicy;
 use super::spill::SpillOptions;
 use crate::config::{ConnectorDef, Manifest, ManifestError, RuleDef, nearest, pointer_to};
 use crate::connections::pool::Pool;
-use crate::connections::{ConfigError, Interface, Properties};
+use crate::connections::{Carries, ConfigError, Interface, Properties};
 use crate::progress::Progress;
 use crate::runtime::{Connector, Runtime};
 
@@ -85,6 +85,8 @@ pub struct ActionPlan {
     pub retry: RetryPolicy,
     /// The headers that its messages' ids stand in: for the connector, and as they come in.
     pub ids: Option<(String, String)>,
+    /// What its connections say of headers that came with its messages.
+    pub carries: Vec<Carries>,
     /// What it takes for duplicates.
     pub deduplicate: Option<Deduplicate>,
     /// The static topic, for the name of an anonymous connection.
