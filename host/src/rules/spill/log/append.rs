@@ -245,6 +245,7 @@ impl Log {
             first,
             end,
             good: 0,
+            unread: false,
         });
         self.active = Some(file);
         Ok(())

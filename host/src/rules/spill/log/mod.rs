@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,6 +86,9 @@ pub(super) struct Segment {
     pub(super) end: u64,
     /// Up to where there may be records.
     pub(super) good: u64,
+    /// Parts of it could not be read: when it is done it is not removed but set aside, since what was
+    /// acknowledged may stand in them.
+    pub(super) unread: bool,
 }
 
 /// Where reading goes on, in the first segment.
@@ -186,8 +189,21 @@ impl Log {
         })
     }
 
+    /// Everything in the first segment is done: its file goes, unless parts of it were never read.
+    fn finish_front(&mut self) {
+        if self.segments.front().is_some_and(|front| front.unread) {
+            self.take_front(Self::set_aside);
+        } else {
+            self.remove_front();
+        }
+    }
+
     /// Removes the first segment and its file; reading goes on with the next.
     fn remove_front(&mut self) {
+        self.take_front(|log, path| log.storage.remove(path));
+    }
+
+    fn take_front(&mut self, end: impl FnOnce(&mut Self, &Path) -> io::Result<()>) {
         let Some(front) = self.segments.pop_front() else {
             return;
         };
@@ -195,7 +211,7 @@ impl Log {
             self.active = None;
         }
         let path = self.path(&front.name);
-        if let Err(error) = self.storage.remove(&path)
+        if let Err(error) = end(self, &path)
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(file = %path.display(), %error, "a part of a disk queue that is done could not be removed");
