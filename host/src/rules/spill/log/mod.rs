@@ -70,6 +70,8 @@ pub(super) struct Log {
     counted: (u64, u64),
     written: Option<Instant>,
     unwritten: u64,
+    /// Bytes removed for want of room on the disk, and since when, while none has shown.
+    room_made: Option<(Instant, u64)>,
 }
 
 /// What is known of one file.
@@ -123,6 +125,7 @@ impl Log {
             counted: (0, 0),
             written: None,
             unwritten: 0,
+            room_made: None,
         }
     }
 
