@@ -505,8 +505,8 @@ impl Surroundings for Nowhere {
 
 #[async_trait]
 impl Memory for Nowhere {
-    async fn get(&self, _name: &str) -> Option<String> {
-        None
+    async fn get(&self, _name: &str) -> Result<Option<String>, ConnectionError> {
+        Ok(None)
     }
     async fn put(&self, _name: &str, _value: &str) -> Result<(), ConnectionError> {
         Ok(())

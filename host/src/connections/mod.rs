@@ -178,10 +178,10 @@ impl Context {
     /// kept over restarts in the memory under `name`.
     ///
     /// # Errors
-    /// `transient` when it cannot be kept: after a restart it would be another one, and so would be
-    /// the consumers; what they had not settled would be nobody's.
+    /// `transient` when it cannot be read or kept: it would be another one now or after a restart, and so
+    /// would be the consumers; what they had not settled would be nobody's.
     pub(crate) async fn host_part(&self, name: &str) -> Result<String, ConnectionError> {
-        if let Some(kept) = self.memory.get(name).await {
+        if let Some(kept) = self.memory.get(name).await? {
             return Ok(kept);
         }
         let part = format!("{:08x}", rand::random::<u32>());
@@ -253,7 +253,11 @@ fn count(messages: &AtomicU64, all: &AtomicU64, bytes: usize) {
 #[async_trait]
 pub trait Memory: Send + Sync + fmt::Debug {
     /// The value of that name, if one was kept.
-    async fn get(&self, name: &str) -> Option<String>;
+    ///
+    /// # Errors
+    /// `transient` when the disk refuses: whether there is one is not known then, and nothing may be put
+    /// in its place.
+    async fn get(&self, name: &str) -> Result<Option<String>, ConnectionError>;
     /// Keeps it; on disk when this returns.
     ///
     /// # Errors

@@ -71,9 +71,18 @@ impl Engine {
         };
         let mut failures = 0;
         loop {
-            let resume = checkpoints.last().await;
-            let before = running.source.stats.reads.load(Ordering::Relaxed);
             let source = &running.source;
+            let refused = |words| *source.stats.trouble.lock() = Some(words);
+            let settling = async {
+                settle_on(source, checkpoints).await;
+                std::future::pending().await
+            };
+            let resume = tokio::select! {
+                resume = checkpoints.last(refused) => resume,
+                () = settling => return,
+                () = running.stop.cancelled() => return,
+            };
+            let before = source.stats.reads.load(Ordering::Relaxed);
             let wait = match source
                 .run(guest, resume, checkpoints, &running.stop, &opened)
                 .await

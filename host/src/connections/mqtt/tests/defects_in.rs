@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::broker::{Broker, Sent};
 use super::support::{World, message, until};
-use crate::connections::{Inbox, Qos, SubscribeOptions};
+use crate::connections::{Inbox, Memory, Qos, SubscribeOptions};
 use crate::error::ErrorKind;
 
 const BOTH: [bool; 2] = [false, true];
@@ -393,6 +393,45 @@ async fn filters_of_an_earlier_run_are_unsubscribed_and_identifiers_stay() {
             peer.publish("b", b"m", 1, 1, false).await;
         }
         assert_eq!(taker.text().await, "m");
+    }
+}
+
+#[tokio::test]
+async fn a_memory_that_cannot_be_read_is_waited_for_and_never_written_over() {
+    for five in BOTH {
+        let broker = Broker::new(five).await;
+        let world = World::new();
+        let kept = [
+            ("client-id", "kept-id"),
+            ("filters", r#"{"a":1}"#),
+            ("qos2-ids", "5 9"),
+        ];
+        for (name, value) in kept {
+            world.memory.put(name, value).await.unwrap();
+        }
+        let names = kept.map(|(name, _)| name);
+        world.memory.unreadable.lock().extend(names);
+        let properties = json!({"enableClientSession": true, "protocolVersion": broker.version()});
+        let client = world.client(broker.port, &properties).start();
+        let taker = client.take("a", Qos::AtLeastOnce);
+        let mut peer = broker.accept().await;
+        assert!(matches!(peer.next().await, Sent::Connect { id, .. } if id == "kept-id"));
+        peer.connack(true, None).await;
+        // What may be open from before is released.
+        for _ in 5..9 {
+            assert!(matches!(peer.granting().await, Sent::PubRel(_)));
+        }
+        for (name, value) in &kept[..2] {
+            assert_eq!(world.memory.value(name).as_deref(), Some(*value), "{name}");
+        }
+        let reasons = client.reasons.lock().clone();
+        assert_eq!(reasons.len(), 3, "{reasons:?}");
+        assert!(
+            reasons
+                .iter()
+                .all(|reason| reason.kind == ErrorKind::Transient)
+        );
+        drop(taker);
     }
 }
 

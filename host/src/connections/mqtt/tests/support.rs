@@ -28,17 +28,40 @@ use crate::message::{Batch, Delivery, Message, Rejection};
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
-pub(super) struct Kept(Mutex<HashMap<String, String>>);
+pub(super) struct Kept {
+    values: Mutex<HashMap<String, String>>,
+    /// These fail to be read, once each.
+    pub(super) unreadable: Mutex<Vec<&'static str>>,
+    /// These fail to be written, once each.
+    pub(super) unwritable: Mutex<Vec<&'static str>>,
+}
+
+impl Kept {
+    pub(super) fn value(&self, name: &str) -> Option<String> {
+        self.values.lock().get(name).cloned()
+    }
+}
+
+fn fails(names: &Mutex<Vec<&'static str>>, name: &str) -> Result<(), ConnectionError> {
+    let mut names = names.lock();
+    let Some(place) = names.iter().position(|failing| *failing == name) else {
+        return Ok(());
+    };
+    names.remove(place);
+    Err(ConnectionError::transient("store", "the disk refuses"))
+}
 
 #[async_trait]
 impl Memory for Kept {
-    async fn get(&self, name: &str) -> Option<String> {
-        self.0.lock().get(name).cloned()
+    async fn get(&self, name: &str) -> Result<Option<String>, ConnectionError> {
+        fails(&self.unreadable, name)?;
+        Ok(self.value(name))
     }
 
     async fn put(&self, name: &str, value: &str) -> Result<(), ConnectionError> {
         tokio::task::yield_now().await;
-        self.0.lock().insert(name.to_owned(), value.to_owned());
+        fails(&self.unwritable, name)?;
+        self.values.lock().insert(name.to_owned(), value.to_owned());
         Ok(())
     }
 }

@@ -244,8 +244,8 @@ struct Nothing;
 
 #[async_trait]
 impl Memory for Nothing {
-    async fn get(&self, _name: &str) -> Option<String> {
-        None
+    async fn get(&self, _name: &str) -> Result<Option<String>, ConnectionError> {
+        Ok(None)
     }
     async fn put(&self, _name: &str, _value: &str) -> Result<(), ConnectionError> {
         Ok(())
