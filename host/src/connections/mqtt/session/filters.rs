@@ -199,7 +199,8 @@ impl Filters {
     /// CONNACK: on the first of a process and on each without a session everything is subscribed.
     pub(super) fn begin(&mut self, session_present: bool) {
         self.requests.clear();
-        self.storing = false;
+        // The last link may have ended because it could not be kept.
+        self.dirty |= std::mem::take(&mut self.storing);
         let all = !session_present || !self.connected_before;
         self.connected_before = true;
         if !session_present {

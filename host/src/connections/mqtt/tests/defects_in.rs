@@ -436,6 +436,27 @@ async fn a_memory_that_cannot_be_read_is_waited_for_and_never_written_over() {
 }
 
 #[tokio::test]
+async fn filters_that_could_not_be_kept_are_not_subscribed_over_the_next_link_either() {
+    for five in BOTH {
+        let broker = Broker::new(five).await;
+        let world = World::new();
+        world.memory.unwritable.lock().push("filters");
+        let client = world.client(broker.port, &session(&broker)).start();
+        let _taker = client.take("f", Qos::AtLeastOnce);
+        broker.welcome(false).await.hung_up().await;
+        let mut peer = broker.welcome(true).await;
+        peer.grant().await;
+        assert!(
+            world
+                .memory
+                .value("filters")
+                .is_some_and(|kept| kept.contains("\"f\"")),
+            "a later process knows what the broker has"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_session_that_is_resumed_is_not_subscribed_again_and_a_new_one_is() {
     for five in BOTH {
         let broker = Broker::new(five).await;
