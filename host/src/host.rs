@@ -199,6 +199,7 @@ impl Host {
 
     /// Persistent sessions are dialled once every source on them has opened or failed.
     fn await_takers(&self) {
+        self.pool.rules_started();
         let (engine, pool, over) = (
             Arc::clone(&self.engine),
             self.pool.clone(),

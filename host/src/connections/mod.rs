@@ -147,6 +147,9 @@ pub struct Context {
     pub memory: Arc<dyn Memory>,
     /// The host is going down: nothing is unsubscribed any more.
     pub stopping: Arc<AtomicBool>,
+    /// The host is starting, and not all takers are known: nothing of an earlier run is unsubscribed, or
+    /// acknowledged for want of a taker.
+    pub booting: Arc<AtomicBool>,
     /// What this connection counts.
     pub traffic: Arc<Traffic>,
     /// Where deliveries go that no taker may ever see (too large, malformed).

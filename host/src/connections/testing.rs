@@ -33,6 +33,7 @@ pub(super) fn context(id: &str, base: &Path) -> Context {
         base: base.to_owned(),
         memory: Arc::new(Nothing),
         stopping: Arc::default(),
+        booting: Arc::default(),
         traffic: Arc::<Traffic>::default(),
         refused: Arc::new(Nothing),
         limits: Limits::default(),

@@ -39,6 +39,7 @@ fn context() -> Context {
         base: PathBuf::new(),
         memory: Arc::new(Nothing),
         stopping: Arc::default(),
+        booting: Arc::default(),
         traffic: Arc::default(),
         refused: Arc::new(Nothing),
         limits: Limits::default(),

@@ -396,6 +396,79 @@ async fn filters_of_an_earlier_run_are_unsubscribed_and_identifiers_stay() {
     }
 }
 
+/// A world whose host is starting and had these filters before.
+async fn starting(filters: &str) -> World {
+    let world = World::new();
+    world.memory.put("filters", filters).await.unwrap();
+    world.booting.store(true, Ordering::Release);
+    world
+}
+
+#[tokio::test]
+async fn while_the_host_starts_messages_for_a_taker_that_has_not_come_stay_with_the_broker() {
+    for five in BOTH {
+        let broker = Broker::new(five).await;
+        let world = starting(r#"{"a":1,"b":2}"#).await;
+        let client = world.client(broker.port, &session(&broker)).start();
+        let taker_b = client.take("b", Qos::AtLeastOnce);
+        let mut peer = broker.welcome(true).await;
+        assert_eq!(peer.grant().await.1[0].0, "b", "nothing is unsubscribed");
+        peer.publish("a", b"1", 1, 1, false).await;
+        peer.publish("b", b"n", 1, 2, false).await;
+        assert_eq!(taker_b.text().await, "n");
+        // Its source opens, fails, and opens again.
+        drop(client.take("a", Qos::AtLeastOnce));
+        let taker_a = client.take("a", Qos::AtLeastOnce);
+        peer.grant().await;
+        peer.publish("a", b"2", 1, 3, false).await;
+        let quiet = Duration::from_millis(100);
+        assert_eq!(
+            peer.next_within(quiet).await,
+            None,
+            "nothing is acknowledged"
+        );
+        let early = tokio::time::timeout(quiet, taker_a.next()).await;
+        assert!(early.is_err(), "the second before the first");
+        world.booting.store(false, Ordering::Release);
+        peer.publish("b", b"wakes", 0, 0, false).await;
+        peer.hung_up().await;
+        let mut peer = broker.welcome(true).await;
+        for (topic, payload, id) in [("a", b"1", 1), ("b", b"n", 2), ("a", b"2", 3)] {
+            peer.publish(topic, payload, 1, id, true).await;
+        }
+        assert_eq!(taker_a.text().await, "1");
+        assert_eq!(taker_a.text().await, "2");
+        for id in 1..=3 {
+            assert_eq!(peer.granting().await, Sent::PubAck(id));
+        }
+        assert_eq!(world.traffic.untaken.load(Ordering::Relaxed), 0);
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_has_come_for_when_the_host_has_started_is_unsubscribed_and_let_go() {
+    for five in BOTH {
+        let broker = Broker::new(five).await;
+        let world = starting(r#"{"a":1}"#).await;
+        let client = world.client(broker.port, &session(&broker)).start();
+        let mut peer = broker.welcome(true).await;
+        peer.publish("a", b"1", 1, 1, false).await;
+        assert_eq!(peer.next_within(Duration::from_millis(100)).await, None);
+        world.booting.store(false, Ordering::Release);
+        peer.publish("x", b"wakes", 0, 0, false).await;
+        peer.hung_up().await;
+        let mut peer = broker.welcome(true).await;
+        let Sent::Unsubscribe { id, filters } = peer.next().await else {
+            panic!("no UNSUBSCRIBE")
+        };
+        assert_eq!(filters, ["a"]);
+        peer.unsuback(id).await;
+        peer.publish("a", b"1", 1, 1, true).await;
+        assert_eq!(peer.next().await, Sent::PubAck(1));
+        drop(client);
+    }
+}
+
 #[tokio::test]
 async fn a_memory_that_cannot_be_read_is_waited_for_and_never_written_over() {
     for five in BOTH {

@@ -84,6 +84,7 @@ pub(super) struct World {
     pub(super) letters: Arc<Letters>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) stopping: Arc<AtomicBool>,
+    pub(super) booting: Arc<AtomicBool>,
     pub(super) limits: Limits,
 }
 
@@ -94,6 +95,7 @@ impl World {
             letters: Arc::default(),
             traffic: Arc::default(),
             stopping: Arc::default(),
+            booting: Arc::default(),
             limits: Limits::default(),
         }
     }
@@ -105,6 +107,7 @@ impl World {
             base: PathBuf::from("/"),
             memory: self.memory.clone(),
             stopping: self.stopping.clone(),
+            booting: self.booting.clone(),
             traffic: self.traffic.clone(),
             refused: self.letters.clone(),
             limits: self.limits,

@@ -273,6 +273,7 @@ pub(crate) fn context(tenant: &str, id: &str) -> Context {
         base: PathBuf::from("/"),
         memory: Arc::new(Nothing),
         stopping: Arc::default(),
+        booting: Arc::default(),
         traffic: Arc::default(),
         refused: Arc::new(Nothing),
         limits: Limits::default(),
