@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::ConnectionError;
-use crate::message::{Batch, Message, Rejection};
+use crate::message::{Batch, Message, Rejection, Take};
 
 pub mod backoff;
 pub mod breaker;
@@ -272,6 +272,13 @@ pub trait Memory: Send + Sync + fmt::Debug {
 pub trait Refused: Send + Sync + fmt::Debug {
     /// `subject` and a sentence on why; `head` is what is known of the payload, cut short.
     fn refused(&self, subject: &str, head: Bytes, reason: &ConnectionError);
+
+    /// The same of a message that its sender has until it is acknowledged: `take` is settled once it is
+    /// kept, and dropped if it cannot be, so that it comes again.
+    fn refused_until_kept(&self, subject: &str, head: Bytes, reason: &ConnectionError, take: Take) {
+        self.refused(subject, head, reason);
+        take.settle();
+    }
 }
 
 /// One configured link. Its supervisor calls `connect`, then `lost`, then `connect` again, never

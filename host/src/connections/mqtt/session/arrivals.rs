@@ -175,10 +175,14 @@ impl Session {
             ),
         );
         let topic = String::from_utf8_lossy(&publish.topic);
-        self.refused.refused(&topic, Bytes::new(), &error);
-        if publish.qos > 0 {
-            self.inbound.admit_settled(publish.id, publish.qos);
+        if publish.qos == 0 {
+            self.refused.refused(&topic, Bytes::new(), &error);
+            return Ok(());
         }
+        let serial = self.inbound.admit(publish.id, publish.qos, 0, None);
+        let take = Pending::new(Arc::clone(&self.settled), serial, 1).take();
+        self.refused
+            .refused_until_kept(&topic, Bytes::new(), &error, take);
         Ok(())
     }
 }

@@ -62,7 +62,12 @@ async fn d08_messages_too_large_to_take_are_skipped_acknowledged_and_reported() 
         peer.publish("bad", &large, 2, 12, false).await;
         peer.publish("good", b"2", 1, 13, false).await;
         assert_eq!(taker.texts(2).await, ["1", "2"]);
-        for id in 1..12 {
+        assert_eq!(peer.next().await, Sent::PubAck(1));
+        let early = peer.next_within(Duration::from_millis(100)).await;
+        assert_eq!(early, None, "before their dead letters are kept");
+        let kept: Vec<_> = world.letters.1.lock().drain(..).collect();
+        kept.into_iter().for_each(crate::message::Take::settle);
+        for id in 2..12 {
             assert_eq!(peer.next().await, Sent::PubAck(id));
         }
         assert_eq!(peer.next().await, Sent::PubRec(12));

@@ -22,7 +22,7 @@ use crate::connections::{
     SubscribeOptions, SubscriptionGuard, Traffic,
 };
 use crate::error::ConnectionError;
-use crate::message::{Batch, Delivery, Message, Rejection};
+use crate::message::{Batch, Delivery, Message, Rejection, Take};
 
 /// Nothing in these tests takes longer, unless it hangs.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -67,9 +67,18 @@ impl Memory for Kept {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Letters(pub(super) Mutex<Vec<(String, String)>>);
+pub(super) struct Letters(
+    pub(super) Mutex<Vec<(String, String)>>,
+    /// What waits to be kept.
+    pub(super) Mutex<Vec<Take>>,
+);
 
 impl Refused for Letters {
+    fn refused_until_kept(&self, subject: &str, head: Bytes, reason: &ConnectionError, take: Take) {
+        self.refused(subject, head, reason);
+        self.1.lock().push(take);
+    }
+
     fn refused(&self, subject: &str, _head: Bytes, reason: &ConnectionError) {
         self.0
             .lock()
