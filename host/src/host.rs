@@ -1,6 +1,7 @@
 //! All of it: builds store, pool, runtime and engine from a configuration, runs them, and stops them
 //! in order. The only place that knows every room.
 
+mod refused;
 pub mod schema;
 mod serving;
 pub mod trial;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,9 +27,7 @@ use crate::connections::pool::{ConnectionDef, Pool, PoolConfig, Surroundings};
 use crate::connections::registry::Registry;
 use crate::connections::{Limits, Memory, Refused};
 use crate::error::{ConnectionError, chain};
-use crate::message::{Batch, Message};
 use crate::progress::Progress;
-use crate::rules::deliver::Graveyard;
 use crate::rules::engine::{Engine, Parts, TENANT};
 use crate::rules::letters::Letters;
 use crate::rules::plan::{self, Plan};
@@ -38,6 +37,7 @@ use crate::runtime::{GuestLimits, LoadError, Runtime, RuntimeConfig};
 use crate::snapshot::{Change, Checked, Dialled, Inspection, Snapshot};
 
 use crate::store::{Store, StoreOptions};
+use refused::{RefusedLetters, Waiting};
 pub use serving::ServeConfig;
 use serving::Served;
 
@@ -119,9 +119,10 @@ impl Host {
             tracing::error!(%damage, "set aside");
         }
         let runtime = runtime(&config.data_dir).map_err(StartError::Runtime)?;
+        let (refused, waiting) = refused::letters();
         let surroundings = Stored {
             store: store.clone(),
-            handle: tokio::runtime::Handle::current(),
+            refused,
         };
         let config_of_pool = pool_config(manifest, Arc::new(surroundings));
         let port = config_of_pool.port.clone();
@@ -166,6 +167,7 @@ impl Host {
             served: None,
         };
         host.forward_changes();
+        host.keep_refused(waiting);
         Ok((host, plan))
     }
 
@@ -199,6 +201,7 @@ impl Host {
 
     /// Persistent sessions are dialled once every source on them has opened or failed.
     fn await_takers(&self) {
+        self.pool.rules_started();
         let (engine, pool, over) = (
             Arc::clone(&self.engine),
             self.pool.clone(),
@@ -210,6 +213,19 @@ impl Host {
                 () = over.cancelled() => {}
             }
         });
+    }
+
+    /// What connections refuse becomes dead letters of no rule.
+    fn keep_refused(&self, waiting: mpsc::Receiver<Waiting>) {
+        let letters = Letters {
+            store: self.store.clone(),
+            tenant: TENANT.into(),
+            rule: String::new(),
+            action: String::new(),
+            stream: String::new(),
+        };
+        let over = self.over.clone();
+        self.tasks.spawn(refused::keep(waiting, letters, over));
     }
 
     /// Dead letters that are marked for it are sent again.
@@ -475,7 +491,7 @@ fn port_settings(push: &Push) -> dataport::Settings {
 #[derive(Debug)]
 struct Stored {
     store: Store,
-    handle: tokio::runtime::Handle,
+    refused: RefusedLetters,
 }
 
 impl Surroundings for Stored {
@@ -483,10 +499,7 @@ impl Surroundings for Stored {
         self.store.memory(tenant, id)
     }
     fn refused(&self, _tenant: &str, _id: &str) -> Arc<dyn Refused> {
-        Arc::new(RefusedLetters {
-            store: self.store.clone(),
-            handle: self.handle.clone(),
-        })
+        Arc::new(self.refused.clone())
     }
 }
 
@@ -505,8 +518,8 @@ impl Surroundings for Nowhere {
 
 #[async_trait]
 impl Memory for Nowhere {
-    async fn get(&self, _name: &str) -> Option<String> {
-        None
+    async fn get(&self, _name: &str) -> Result<Option<String>, ConnectionError> {
+        Ok(None)
     }
     async fn put(&self, _name: &str, _value: &str) -> Result<(), ConnectionError> {
         Ok(())
@@ -515,34 +528,4 @@ impl Memory for Nowhere {
 
 impl Refused for Nowhere {
     fn refused(&self, _subject: &str, _head: Bytes, _reason: &ConnectionError) {}
-}
-
-/// Deliveries that no taker may ever see become dead letters of their connection.
-#[derive(Debug)]
-struct RefusedLetters {
-    store: Store,
-    handle: tokio::runtime::Handle,
-}
-
-impl Refused for RefusedLetters {
-    fn refused(&self, subject: &str, head: Bytes, reason: &ConnectionError) {
-        let letters = Letters {
-            store: self.store.clone(),
-            tenant: TENANT.into(),
-            rule: String::new(),
-            action: String::new(),
-            stream: String::new(),
-        };
-        let message = Message {
-            subject: subject.into(),
-            ..Message::new(head)
-        };
-        let reason = reason.clone();
-        #[allow(clippy::disallowed_methods, reason = "bounded: one short write, on the runtime that ends with the host")]
-        self.handle.spawn(async move {
-            if let Err(error) = letters.bury(&Batch::from(vec![message]), &reason, 0).await {
-                tracing::error!(%error, reason = %reason, "a refused message could not be kept as a dead letter");
-            }
-        });
-    }
 }

@@ -11,7 +11,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -91,7 +91,8 @@ struct Inner {
     routes: RwLock<Routes>,
     /// Every source has opened: all takers of all paths are known.
     known: AtomicBool,
-    until: Instant,
+    /// So long they are awaited. None: rules are still being started.
+    until: OnceLock<Instant>,
     listening: tokio::sync::Mutex<Weak<Listening>>,
     requests: Semaphore,
     bodies: Budget,
@@ -211,7 +212,7 @@ impl DataPort {
             requests: Semaphore::new(settings.max_requests),
             routes: RwLock::default(),
             known: AtomicBool::new(false),
-            until: Instant::now() + BOOT,
+            until: OnceLock::new(),
             listening: tokio::sync::Mutex::new(Weak::new()),
             bodies: Budget::new(BUFFERED),
         }))
@@ -244,6 +245,12 @@ impl DataPort {
     pub fn address(&self) -> Option<SocketAddr> {
         let listening = self.0.listening.try_lock().ok()?;
         listening.upgrade().map(|there| there.address)
+    }
+
+    /// All rules that ran before have been started: their sources are awaited a minute longer.
+    pub fn rules_started(&self) {
+        // Told twice, the first time counts.
+        let _told = self.0.until.set(Instant::now() + BOOT);
     }
 
     /// Every source has opened or failed: from now on requests are taken. Before, a message would miss
@@ -303,7 +310,8 @@ impl DataPort {
             .and_then(|paths| paths.get(path))
             .map(Vec::as_slice);
         // A path may have some of its takers and not yet all: who has not come would miss the message.
-        if !self.0.known.load(Ordering::Acquire) && Instant::now() < self.0.until {
+        let in_time = |until: &Instant| Instant::now() < *until;
+        if !self.0.known.load(Ordering::Acquire) && self.0.until.get().is_none_or(in_time) {
             return Found::Starting;
         }
         let Some(served) = served else {

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::ConnectionError;
-use crate::message::{Batch, Message, Rejection};
+use crate::message::{Batch, Message, Rejection, Take};
 
 pub mod backoff;
 pub mod breaker;
@@ -157,6 +157,9 @@ pub struct Context {
     pub memory: Arc<dyn Memory>,
     /// The host is going down: nothing is unsubscribed any more.
     pub stopping: Arc<AtomicBool>,
+    /// The host is starting, and not all takers are known: nothing of an earlier run is unsubscribed, or
+    /// acknowledged for want of a taker.
+    pub booting: Arc<AtomicBool>,
     /// What this connection counts.
     pub traffic: Arc<Traffic>,
     /// Where deliveries go that no taker may ever see (too large, malformed).
@@ -188,10 +191,10 @@ impl Context {
     /// kept over restarts in the memory under `name`.
     ///
     /// # Errors
-    /// `transient` when it cannot be kept: after a restart it would be another one, and so would be
-    /// the consumers; what they had not settled would be nobody's.
+    /// `transient` when it cannot be read or kept: it would be another one now or after a restart, and so
+    /// would be the consumers; what they had not settled would be nobody's.
     pub(crate) async fn host_part(&self, name: &str) -> Result<String, ConnectionError> {
-        if let Some(kept) = self.memory.get(name).await {
+        if let Some(kept) = self.memory.get(name).await? {
             return Ok(kept);
         }
         let part = format!("{:08x}", rand::random::<u32>());
@@ -263,7 +266,11 @@ fn count(messages: &AtomicU64, all: &AtomicU64, bytes: usize) {
 #[async_trait]
 pub trait Memory: Send + Sync + fmt::Debug {
     /// The value of that name, if one was kept.
-    async fn get(&self, name: &str) -> Option<String>;
+    ///
+    /// # Errors
+    /// `transient` when the disk refuses: whether there is one is not known then, and nothing may be put
+    /// in its place.
+    async fn get(&self, name: &str) -> Result<Option<String>, ConnectionError>;
     /// Keeps it; on disk when this returns.
     ///
     /// # Errors
@@ -275,6 +282,13 @@ pub trait Memory: Send + Sync + fmt::Debug {
 pub trait Refused: Send + Sync + fmt::Debug {
     /// `subject` and a sentence on why; `head` is what is known of the payload, cut short.
     fn refused(&self, subject: &str, head: Bytes, reason: &ConnectionError);
+
+    /// The same of a message that its sender has until it is acknowledged: `take` is settled once it is
+    /// kept, and dropped if it cannot be, so that it comes again.
+    fn refused_until_kept(&self, subject: &str, head: Bytes, reason: &ConnectionError, take: Take) {
+        self.refused(subject, head, reason);
+        take.settle();
+    }
 }
 
 /// One configured link. Its supervisor calls `connect`, then `lost`, then `connect` again, never

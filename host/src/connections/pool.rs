@@ -106,7 +106,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// An empty pool. The minute in which persistent sessions may wait for their takers begins now.
+    /// An empty pool. Persistent sessions wait for their takers: see [`Pool::rules_started`].
     #[must_use]
     pub fn new(config: PoolConfig) -> Self {
         Self {
@@ -114,7 +114,15 @@ impl Pool {
         }
     }
 
-    /// Every source on a stored connection has opened or failed: persistent sessions may be dialled.
+    /// All rules that ran before have been started: their sources have a minute to subscribe, then
+    /// persistent sessions are dialled without them.
+    pub fn rules_started(&self) {
+        self.shared.boot.rules_started();
+        self.shared.config.port.rules_started();
+    }
+
+    /// Every source on a stored connection has opened or failed: persistent sessions may be dialled, and
+    /// what they have at their servers that nobody takes may go.
     pub fn takers_known(&self) {
         self.shared.boot.takers_known();
         self.shared.config.port.takers_known();

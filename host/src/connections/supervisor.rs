@@ -26,6 +26,8 @@ const CLOSE: Duration = Duration::from_millis(1_500);
 pub(super) trait DialGate: Send + Sync + std::fmt::Debug {
     /// Dialling this connection now would be wrong.
     fn holds(&self, connection: &dyn Connection) -> bool;
+    /// Not even on request may a connection that is held be dialled: messages would be lost.
+    fn insists(&self) -> bool;
     /// Returns when it may be dialled; bounded in time.
     async fn open(&self);
 }
@@ -73,11 +75,15 @@ impl Supervisor {
         }
         self.publish(&Event::Held);
         let (gate, stop) = (Arc::clone(&self.gate), self.stop.clone());
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => Woken::Stop,
-            () = self.nudged() => Woken::Dial,
-            () = gate.open() => Woken::Dial,
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Woken::Stop,
+                () = self.nudged() => if !gate.insists() {
+                    return Woken::Dial;
+                },
+                () = gate.open() => return Woken::Dial,
+            }
         }
     }
 

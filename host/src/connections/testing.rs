@@ -14,8 +14,8 @@ struct Nothing;
 
 #[async_trait]
 impl Memory for Nothing {
-    async fn get(&self, _name: &str) -> Option<String> {
-        None
+    async fn get(&self, _name: &str) -> Result<Option<String>, ConnectionError> {
+        Ok(None)
     }
     async fn put(&self, _name: &str, _value: &str) -> Result<(), ConnectionError> {
         Ok(())
@@ -33,6 +33,7 @@ pub(super) fn context(id: &str, base: &Path) -> Context {
         base: base.to_owned(),
         memory: Arc::new(Nothing),
         stopping: Arc::default(),
+        booting: Arc::default(),
         traffic: Arc::<Traffic>::default(),
         refused: Arc::new(Nothing),
         limits: Limits::default(),

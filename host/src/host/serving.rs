@@ -163,6 +163,7 @@ impl Host {
         host.tasks.spawn(async move {
             let back = async {
                 catalog.start_restored(&restored.run).await;
+                pool.rules_started();
                 engine.sources_opened().await;
             };
             tokio::select! {

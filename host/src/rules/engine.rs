@@ -71,7 +71,7 @@ pub struct Engine {
     /// Held while a rule finds its source and joins it, or is the last to leave it.
     joining: Mutex<()>,
     changes: broadcast::Sender<RuleChange>,
-    /// Sources whose first `open` has not ended yet.
+    /// Sources whose `open` has not worked yet, and which have not failed.
     opening: watch::Sender<usize>,
 }
 
@@ -164,7 +164,8 @@ impl Engine {
         self.rules.lock().values().cloned().collect()
     }
 
-    /// Waits until the first `open` of every source started so far has worked or failed.
+    /// Waits until every source started so far has opened, or has ended for good or until its restart. An
+    /// `open` that fails and is tried again is waited for.
     pub async fn sources_opened(&self) {
         let mut opening = self.opening.subscribe();
         // The sender lives in self: it cannot be closed while this runs.

@@ -244,15 +244,15 @@ impl Source {
         std::mem::replace(&mut *self.ledger.lock(), next).seal();
     }
 
-    /// Reads until told to stop, and beside that settles. `opened` hears of each `open` of the guest
-    /// until the first that works: whether it did.
+    /// Reads until told to stop, and beside that settles. `opened` hears of the `open` of the guest that
+    /// works; one that fails and is tried again says nothing of who takes what.
     pub async fn run(
         &self,
         guest: &mut SourceGuest,
         resume: Option<String>,
         committer: &dyn Committer,
         stop: &CancellationToken,
-        opened: &(dyn Fn(bool) + Sync),
+        opened: &(dyn Fn() + Sync),
     ) -> End {
         let ledger = self.ledger();
         tokio::select! {
@@ -267,7 +267,7 @@ impl Source {
         guest: &mut SourceGuest,
         resume: Option<String>,
         stop: &CancellationToken,
-        opened: &(dyn Fn(bool) + Sync),
+        opened: &(dyn Fn() + Sync),
     ) -> End {
         let mut failures: u32 = 0;
         loop {
@@ -275,9 +275,11 @@ impl Source {
                 return End::Stopped;
             }
             let result = guest.open(resume.clone()).await;
-            opened(result.is_ok());
             match result {
-                Ok(()) => break,
+                Ok(()) => {
+                    opened();
+                    break;
+                }
                 Err(error) => {
                     failures += 1;
                     if let Some(end) = self.failed(&error, failures, stop).await {
@@ -555,4 +557,46 @@ fn too_many_trapped(trapped: &mut VecDeque<Instant>, error: &GuestError) -> bool
     trapped.push_back(now);
     trapped.retain(|at| now.duration_since(*at) < Duration::from_secs(60));
     trapped.len() > TRAPPED_PER_MINUTE
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::runtime::tests::support::{limits, on_guests, source};
+
+    #[derive(Debug)]
+    struct Anything;
+
+    #[async_trait::async_trait]
+    impl Committer for Anything {
+        async fn commit(&self, _checkpoint: &str) -> bool {
+            true
+        }
+    }
+
+    /// How often a source whose guest does this there has opened after a while, and failed.
+    fn opened_within(place: &'static str, deed: &'static str, time: Duration) -> (usize, u64) {
+        on_guests(async move {
+            let (mut guest, _broker) = source(place, deed, limits());
+            let source = Source::new("s".to_owned(), Format::Json);
+            let (opened, stop) = (AtomicUsize::new(0), CancellationToken::new());
+            let count = || {
+                opened.fetch_add(1, Ordering::Relaxed);
+            };
+            let run = source.run(&mut guest, None, &Anything, &stop, &count);
+            drop(tokio::time::timeout(time, run).await);
+            let failures = source.stats.failures.load(Ordering::Relaxed);
+            (opened.into_inner(), failures)
+        })
+    }
+
+    #[test]
+    fn an_open_that_fails_and_is_tried_again_is_no_open() {
+        let (opened, failures) = opened_within("open", "error", Duration::from_secs(2));
+        assert!(failures >= 2, "{failures}");
+        assert_eq!(opened, 0, "its takers are not known");
+        assert_eq!(opened_within("read", "idle", Duration::from_secs(2)).0, 1);
+    }
 }

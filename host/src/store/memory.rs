@@ -40,15 +40,8 @@ impl ConnectionMemory {
 
 #[async_trait]
 impl Memory for ConnectionMemory {
-    async fn get(&self, name: &str) -> Option<String> {
-        match self.read(name).await {
-            Ok(content) => content,
-            Err(error) => {
-                let error = crate::error::chain(&error);
-                tracing::error!(connection = %self.connection, name, %error, "a value kept for a connection cannot be read");
-                None
-            }
-        }
+    async fn get(&self, name: &str) -> Result<Option<String>, ConnectionError> {
+        self.read(name).await.map_err(refuses)
     }
 
     async fn put(&self, name: &str, value: &str) -> Result<(), ConnectionError> {
@@ -58,15 +51,12 @@ impl Memory for ConnectionMemory {
             name: name.to_owned(),
             content: value.to_owned(),
         };
-        match self.store.write(write).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(ConnectionError::transient(
-                "store",
-                "the host's disk refuses at present",
-            )
-            .caused_by(error)),
-        }
+        self.store.write(write).await.map(drop).map_err(refuses)
     }
+}
+
+fn refuses(error: StoreError) -> ConnectionError {
+    ConnectionError::transient("store", "the host's disk refuses at present").caused_by(error)
 }
 
 impl Store {

@@ -444,6 +444,16 @@ impl Link {
                 return Poll::Ready(ConnectionError::disconnected("abandoned", text));
             }
         }
+        let young = now < self.since + ABANDONED_AFTER;
+        if self.accepted
+            && !self.shared.is_stopping()
+            && self.shared.session.lock().is_left_to_take(young)
+        {
+            return Poll::Ready(ConnectionError::disconnected(
+                "takers",
+                "messages were left with the broker until their takers were there; dialling again has the broker send them again",
+            ));
+        }
         self.shrink(now);
         if self.timer.deadline() > wake || self.timer.is_elapsed() {
             self.timer.as_mut().reset(wake);

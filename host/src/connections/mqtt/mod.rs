@@ -107,22 +107,24 @@ impl Connected {
         Self::new(config, context)
     }
 
-    /// What an earlier process kept, once.
-    async fn restore(&self) {
+    /// What an earlier process kept, once. Without it nothing may be dialled: packet ids that may be open
+    /// would be used again, and filters of the broker's session would be unknown.
+    async fn restore(&self) -> Result<(), ConnectionError> {
         if !self.shared.config.persistent || self.restored.load(Ordering::Acquire) {
-            return;
+            return Ok(());
         }
         let memory = &self.shared.context.memory;
         let filters = memory
             .get("filters")
-            .await
+            .await?
             .and_then(|text| serde_json::from_str(&text).ok());
-        let ids = memory.get("qos2-ids").await.and_then(|text| {
+        let ids = memory.get("qos2-ids").await?.and_then(|text| {
             let (low, high) = text.split_once(' ')?;
             Some((low.parse().ok()?, high.parse().ok()?))
         });
         self.shared.session.lock().restore(filters, ids);
         self.restored.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// The identifier towards the broker. A persistent session always has the same.
@@ -140,7 +142,7 @@ impl Connected {
             return Ok(made_id(*version, &self.shared.context, rand::random()));
         }
         let memory = &self.shared.context.memory;
-        if let Some(id) = memory.get(CLIENT_ID).await {
+        if let Some(id) = memory.get(CLIENT_ID).await? {
             return Ok(id);
         }
         let id = made_id(*version, &self.shared.context, rand::random());
@@ -274,7 +276,7 @@ impl Connection for Connected {
             session.outcomes(&outcomes);
             session.has_room()?;
         }
-        self.restore().await;
+        self.restore().await?;
         let mut unfinished = Unfinished(Some(&self.shared));
         let mut link = self.dial_any().await?;
         match timeout(self.shared.config.connect_timeout, link.subscribed()).await {

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::entry::{Claims, Entry, Life, Made};
@@ -22,7 +23,7 @@ use crate::connections::{
     ConfigError, Connection, Context, Properties, SubscriptionGuard, Traffic,
 };
 
-/// How long takers are awaited after the start of the host.
+/// How long takers are awaited once all rules have been started.
 const BOOT: Duration = Duration::from_secs(60);
 /// How long an anonymous connection with a persistent session waits for its source to subscribe.
 /// A sink never does: it must not wait longer than a publish does.
@@ -64,12 +65,44 @@ struct Closing {
 #[derive(Clone, Debug)]
 pub(super) struct Boot {
     known: CancellationToken,
-    until: Instant,
+    /// They are not; sessions that were dialled all the same heed it.
+    booting: Arc<AtomicBool>,
+    /// So long they are awaited. None: rules are still being started, connectors compiled.
+    until: watch::Sender<Option<Instant>>,
 }
 
 impl Boot {
+    fn new() -> Self {
+        Self {
+            known: CancellationToken::new(),
+            booting: Arc::new(AtomicBool::new(true)),
+            until: watch::channel(None).0,
+        }
+    }
+
+    pub(super) fn rules_started(&self) {
+        self.until.send_replace(Some(Instant::now() + BOOT));
+    }
+
     pub(super) fn takers_known(&self) {
+        self.booting.store(false, Ordering::Release);
         self.known.cancel();
+    }
+
+    fn awaits(&self) -> bool {
+        let in_time = |until: Instant| Instant::now() < until;
+        !self.known.is_cancelled() && self.until.borrow().is_none_or(in_time)
+    }
+
+    async fn time_is_up(&self) {
+        let mut until = self.until.subscribe();
+        // The sender lives in self: it cannot be closed while this runs.
+        let known = until.wait_for(Option::is_some).await;
+        let at = known.ok().and_then(|until| *until);
+        match at {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -83,21 +116,25 @@ struct Gate {
 
 #[async_trait]
 impl DialGate for Gate {
+    fn insists(&self) -> bool {
+        self.boot.awaits()
+    }
+
     fn holds(&self, connection: &dyn Connection) -> bool {
-        let booting = !self.boot.known.is_cancelled() && Instant::now() < self.boot.until;
         let untaken = self
             .subscribed
             .as_ref()
             .is_some_and(|first| !first.is_cancelled());
-        connection.waits_for_takers() && (booting || untaken)
+        connection.waits_for_takers() && (self.boot.awaits() || untaken)
     }
 
     async fn open(&self) {
         // Either the takers are known or the time is up: both open it.
         if !self.boot.known.is_cancelled() {
-            timeout_at(self.boot.until, self.boot.known.cancelled())
-                .await
-                .ok();
+            tokio::select! {
+                () = self.boot.known.cancelled() => {}
+                () = self.boot.time_is_up() => {}
+            }
         } else if let Some(first) = &self.subscribed {
             timeout(FIRST_TAKER, first.cancelled()).await.ok();
         }
@@ -110,10 +147,7 @@ impl Shared {
             config,
             table: Mutex::default(),
             tasks: Mutex::new(JoinSet::new()),
-            boot: Boot {
-                known: CancellationToken::new(),
-                until: Instant::now() + BOOT,
-            },
+            boot: Boot::new(),
             stopped: CancellationToken::new(),
             bus: crate::connections::memory::Bus::default(),
             changes: broadcast::channel(CHANGES).0,
@@ -132,6 +166,7 @@ impl Shared {
             base: self.config.base.clone(),
             memory: self.config.surroundings.memory(tenant, id),
             stopping: Arc::default(),
+            booting: Arc::clone(&self.boot.booting),
             traffic: Arc::clone(traffic),
             refused: self.config.surroundings.refused(tenant, id),
             limits: self.config.limits,

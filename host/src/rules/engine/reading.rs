@@ -63,21 +63,30 @@ impl Engine {
         restart: &RestartStrategy,
     ) {
         let opening = Mutex::new(Some(opening));
-        let opened = |works: bool| {
+        let opened = || {
             drop(opening.lock().take());
-            if works {
-                self.source_opened(running);
-            }
+            self.source_opened(running);
         };
         let mut failures = 0;
         loop {
-            let resume = checkpoints.last().await;
-            let before = running.source.stats.reads.load(Ordering::Relaxed);
             let source = &running.source;
-            let wait = match source
+            let refused = |words| *source.stats.trouble.lock() = Some(words);
+            let settling = async {
+                settle_on(source, checkpoints).await;
+                std::future::pending().await
+            };
+            let resume = tokio::select! {
+                resume = checkpoints.last(refused) => resume,
+                () = settling => return,
+                () = running.stop.cancelled() => return,
+            };
+            let before = source.stats.reads.load(Ordering::Relaxed);
+            let end = source
                 .run(guest, resume, checkpoints, &running.stop, &opened)
-                .await
-            {
+                .await;
+            // What has ended is not waited for.
+            drop(opening.lock().take());
+            let wait = match end {
                 End::Stopped | End::Finished => return,
                 End::Abandoned => {
                     tracing::warn!(stream = %source.stream, "a batch was abandoned; reading goes on from the last final checkpoint");
@@ -214,7 +223,7 @@ impl RunningSource {
     }
 }
 
-/// A source whose first `open` has not ended.
+/// A source whose `open` has not worked yet, and which still tries.
 pub(super) struct Opening(watch::Sender<usize>);
 
 impl Opening {

@@ -45,6 +45,8 @@ pub(super) struct Faults {
     pub(super) removals: u32,
     /// So many cuts fail.
     pub(super) cuts: u32,
+    /// What is removed shows as free only when this is 0 again.
+    pub(super) unseen: Option<u64>,
     /// Reading these bytes of any file fails.
     pub(super) unreadable: Option<std::ops::Range<u64>>,
 }
@@ -234,7 +236,11 @@ impl Storage for Faulty {
             disk.faults.removals -= 1;
             return Err(broken());
         }
-        disk.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
+        let inode = disk.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
+        let size = disk.inodes[inode].now.len() as u64;
+        if let Some(unseen) = &mut disk.faults.unseen {
+            *unseen += size;
+        }
         disk.unsafe_names.push(Renaming {
             remove: Some(path.to_owned()),
             add: None,
@@ -285,7 +291,7 @@ impl Storage for Faulty {
         let used: usize = names.map(|inode| disk.inodes[*inode].now.len()).sum();
         Some(Space {
             total,
-            free: total.saturating_sub(used as u64),
+            free: total.saturating_sub(used as u64 + disk.faults.unseen.unwrap_or_default()),
         })
     }
 }

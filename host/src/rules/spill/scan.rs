@@ -38,6 +38,7 @@ pub(super) struct Scan<'a> {
     end: u64,
     buffer: Bytes,
     skipped: u64,
+    unread: bool,
 }
 
 impl<'a> Scan<'a> {
@@ -50,6 +51,7 @@ impl<'a> Scan<'a> {
             end,
             buffer: Bytes::new(),
             skipped: 0,
+            unread: false,
         }
     }
 
@@ -106,6 +108,12 @@ impl<'a> Scan<'a> {
         self.skipped
     }
 
+    /// Blocks could not be read. What stands in them may be readable another time: nothing may be
+    /// destroyed because of what this scan has not seen.
+    pub(super) fn unread(&self) -> bool {
+        self.unread
+    }
+
     /// Reads anew from where the buffer begins.
     fn fill(&mut self, want: u64) -> io::Result<()> {
         let want = want.min(self.end.saturating_sub(self.at));
@@ -139,6 +147,7 @@ impl<'a> Scan<'a> {
                 Err(error) if unreadable(&error) => {
                     block.fill(0);
                     read += wanted;
+                    self.unread = true;
                 }
                 Err(error) => return Err(error),
             }

@@ -5,7 +5,7 @@ mod loading;
 mod sinks;
 mod sources;
 mod speed;
-mod support;
+pub(crate) mod support;
 
 pub(crate) use support::compile_command;
 

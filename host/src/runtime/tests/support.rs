@@ -22,7 +22,7 @@ use crate::runtime::{
 
 /// A connection in memory: what is published is kept, what is pushed reaches every taker.
 #[derive(Debug, Default)]
-pub(super) struct Broker {
+pub(crate) struct Broker {
     pub(super) published: Mutex<Vec<Batch>>,
     pub(super) inboxes: Arc<Mutex<Vec<Arc<Inbox>>>>,
     pub(super) settled: Arc<Settled>,
@@ -304,7 +304,7 @@ pub(super) fn runtime(dir: &Path, worker_threads: usize) -> Runtime {
     .unwrap()
 }
 
-pub(super) fn limits() -> GuestLimits {
+pub(crate) fn limits() -> GuestLimits {
     GuestLimits {
         cpu_per_call: Duration::from_millis(200),
         call_deadline: Duration::from_secs(2),
@@ -342,7 +342,7 @@ pub(super) fn sink(place: &str, deed: &str, limits: GuestLimits) -> (SinkGuest, 
     )
 }
 
-pub(super) fn source(place: &str, deed: &str, limits: GuestLimits) -> (SourceGuest, Arc<Broker>) {
+pub(crate) fn source(place: &str, deed: &str, limits: GuestLimits) -> (SourceGuest, Arc<Broker>) {
     let (lab, broker) = (lab(), Arc::new(Broker::default()));
     let config = config(&broker, place, deed, limits);
     (
@@ -360,7 +360,7 @@ pub(super) fn batch(texts: &[&str]) -> Batch {
 }
 
 /// Runs a test's body where guests run. Not longer than half a minute.
-pub(super) fn on_guests<T: Send + 'static>(body: impl Future<Output = T> + Send + 'static) -> T {
+pub(crate) fn on_guests<T: Send + 'static>(body: impl Future<Output = T> + Send + 'static) -> T {
     let handle = lab().runtime.handle();
     let bounded = async {
         tokio::time::timeout(Duration::from_secs(30), body)

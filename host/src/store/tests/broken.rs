@@ -196,7 +196,11 @@ async fn a_folder_that_cannot_be_used_opens_degraded_and_works_when_it_can() {
         "it is not known that there is none"
     );
     let memory = store.memory("default", "plant");
-    assert_eq!(memory.get("x").await, None);
+    assert_eq!(
+        memory.get("x").await.unwrap_err().kind,
+        crate::error::ErrorKind::Transient,
+        "it is not known that there is none"
+    );
     assert_eq!(
         memory.put("x", "y").await.unwrap_err().kind,
         crate::error::ErrorKind::Transient

@@ -154,7 +154,7 @@ async fn the_memory_of_a_connection_survives_and_is_its_own() {
     {
         let store = open(folder.path()).await;
         let plant = store.memory("default", "plant");
-        assert_eq!(plant.get("filters").await, None);
+        assert_eq!(plant.get("filters").await.unwrap(), None);
         plant.put("filters", "[1]").await.unwrap();
         plant.put("filters", "[1,2]").await.unwrap();
         store
@@ -169,16 +169,19 @@ async fn the_memory_of_a_connection_survives_and_is_its_own() {
             .memory("default", "plant")
             .get("filters")
             .await
+            .unwrap()
             .as_deref(),
         Some("[1,2]")
     );
     store.forget("default", "plant").await.unwrap();
-    assert_eq!(store.memory("default", "plant").get("filters").await, None);
+    let forgotten = store.memory("default", "plant").get("filters").await;
+    assert_eq!(forgotten.unwrap(), None);
     assert_eq!(
         store
             .memory("other", "plant")
             .get("filters")
             .await
+            .unwrap()
             .as_deref(),
         Some("[9]")
     );

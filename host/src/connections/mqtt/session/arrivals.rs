@@ -60,11 +60,14 @@ impl Session {
         else {
             return Err(violation("a message whose topic is no topic"));
         };
+        // A taker has not come yet: then all of them wait, so that none of them misses it.
+        let left = publish.qos > 0 && self.filters.leave(&route.subject, self.is_booting());
         let mut chosen = Vec::new();
         self.filters
             .chosen(&route, &publish.subscriptions, publish.retain, &mut chosen);
-        if chosen.is_empty() && self.stopping.load(Ordering::Acquire) {
-            // Its taker has gone with the host: unacknowledged, it comes again after the next start.
+        // Its taker has gone with the host: unacknowledged, it comes again after the next start.
+        let gone = chosen.is_empty() && self.stopping.load(Ordering::Acquire);
+        if gone || left {
             if publish.qos > 0 {
                 self.inbound.admit(publish.id, publish.qos, 0, None);
             }
@@ -174,10 +177,14 @@ impl Session {
             ),
         );
         let topic = String::from_utf8_lossy(&publish.topic);
-        self.refused.refused(&topic, Bytes::new(), &error);
-        if publish.qos > 0 {
-            self.inbound.admit_settled(publish.id, publish.qos);
+        if publish.qos == 0 {
+            self.refused.refused(&topic, Bytes::new(), &error);
+            return Ok(());
         }
+        let serial = self.inbound.admit(publish.id, publish.qos, 0, None);
+        let take = Pending::new(Arc::clone(&self.settled), serial, 1).take();
+        self.refused
+            .refused_until_kept(&topic, Bytes::new(), &error, take);
         Ok(())
     }
 }

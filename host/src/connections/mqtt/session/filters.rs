@@ -87,6 +87,10 @@ pub(in crate::connections::mqtt) struct Filters {
     dirty: bool,
     storing: bool,
     connected_before: bool,
+    /// What is in `at_broker` and nobody takes has not been asked to go.
+    awaiting: bool,
+    /// Filters of `at_broker` for which messages of this link were left with the broker.
+    left: BTreeSet<Arc<str>>,
     routes: HashMap<Bytes, Arc<Route>>,
     last: Option<(Bytes, Arc<Route>)>,
 }
@@ -169,8 +173,9 @@ impl Filters {
         key
     }
 
-    /// Takes a taker away. `keep`: the host is stopping, nothing is unsubscribed.
-    pub(super) fn remove(&mut self, id: TakerId, keep: bool) {
+    /// Takes a taker away. `keep`: the host is stopping, nothing is unsubscribed. `booting`: it may come
+    /// again, its source tries once more to open.
+    pub(super) fn remove(&mut self, id: TakerId, keep: bool, booting: bool) {
         let Some(taker) = self.takers.remove(&id) else {
             return;
         };
@@ -183,7 +188,9 @@ impl Filters {
             }
             if filter.takers.is_empty() && !keep {
                 self.filters.remove(&name);
-                if self.at_broker.contains_key(&*name) {
+                if booting {
+                    self.awaiting = true;
+                } else if self.at_broker.contains_key(&*name) {
                     self.unwanted.insert(name);
                 }
             }
@@ -197,9 +204,12 @@ impl Filters {
     }
 
     /// CONNACK: on the first of a process and on each without a session everything is subscribed.
-    pub(super) fn begin(&mut self, session_present: bool) {
+    /// `booting`: filters of an earlier run may still get their takers.
+    pub(super) fn begin(&mut self, session_present: bool, booting: bool) {
         self.requests.clear();
-        self.storing = false;
+        self.left.clear();
+        // The last link may have ended because it could not be kept.
+        self.dirty |= std::mem::take(&mut self.storing);
         let all = !session_present || !self.connected_before;
         self.connected_before = true;
         if !session_present {
@@ -215,11 +225,50 @@ impl Filters {
                 filter.fresh.clone_from(&filter.takers);
             }
         }
+        self.awaiting = true;
+        if !booting {
+            self.takers_known();
+        }
+    }
+
+    /// Who has not come does not come any more: what the broker still has for nobody is unsubscribed.
+    pub(super) fn takers_known(&mut self) {
+        if !std::mem::take(&mut self.awaiting) {
+            return;
+        }
         for name in self.at_broker.keys() {
             if !self.filters.contains_key(name.as_str()) {
                 self.unwanted.insert(name.as_str().into());
             }
         }
+    }
+
+    /// Whether a message must be left with the broker, neither handed out nor acknowledged: a filter that
+    /// an earlier run has there takes it, and its taker has not come yet. So must all that follow on such
+    /// a filter over this link, or they would come before it.
+    pub(super) fn leave(&mut self, topic: &str, booting: bool) -> bool {
+        if !booting && self.left.is_empty() {
+            return false;
+        }
+        let mut leaves = false;
+        for name in self.at_broker.keys() {
+            let waits = booting && !self.filters.contains_key(name.as_str());
+            let left = self.left.contains(name.as_str());
+            let (pattern, _) = topic::pattern(name);
+            if (waits || left) && topic::matches(pattern, topic) {
+                leaves = true;
+                if !left {
+                    self.left.insert(name.as_str().into());
+                }
+            }
+        }
+        leaves
+    }
+
+    /// Messages were left with the broker, and their taker has come, or none comes any more.
+    pub(super) fn are_left_to_take(&self, booting: bool) -> bool {
+        let came = |name: &Arc<str>| self.filters.contains_key(name);
+        !self.left.is_empty() && (!booting || self.left.iter().any(came))
     }
 
     /// The link ended: what was asked is open again.

@@ -61,6 +61,8 @@ pub(super) struct Session {
     refused: Arc<dyn Refused>,
     /// The host is going down: a message without a taker had one, and must come again.
     stopping: Arc<AtomicBool>,
+    /// The host is starting: a filter of an earlier run without a taker may still get its taker.
+    booting: Arc<AtomicBool>,
     settled: Arc<Settled>,
     inbound: Inbound,
     outbound: Outbound,
@@ -82,6 +84,7 @@ impl Session {
             traffic: Arc::clone(&context.traffic),
             refused: Arc::clone(&context.refused),
             stopping: Arc::clone(&context.stopping),
+            booting: Arc::clone(&context.booting),
             settled,
             inbound: Inbound::default(),
             outbound: Outbound::default(),
@@ -92,6 +95,18 @@ impl Session {
             dropped: 0,
             useful: false,
         }
+    }
+
+    /// Takers may still come for what an earlier process has at the broker. A clean session has nothing.
+    fn is_booting(&self) -> bool {
+        self.settings.persistent && self.booting.load(Ordering::Acquire)
+    }
+
+    /// Messages that were left with the broker for want of a taker can be taken now, over a new link.
+    /// `young`: this one is not given up for a source that opens while others still try; it may fail again.
+    pub(super) fn is_left_to_take(&self, young: bool) -> bool {
+        let booting = self.is_booting();
+        !(young && booting) && self.filters.are_left_to_take(booting)
     }
 
     /// What an earlier process kept: its filters, and which ids of level 2 it may have left open.
@@ -142,7 +157,7 @@ impl Session {
             self.inbound.new_session();
         }
         self.outbound.begin(present);
-        self.filters.begin(present);
+        self.filters.begin(present, self.is_booting());
         self.broker = Some(answer);
         Ok(())
     }
@@ -270,6 +285,9 @@ impl Session {
         self.inbound.acknowledge(&mut self.acks);
         self.settled.window(self.inbound.window());
         write_acks(version, &mut self.acks, buffer);
+        if !self.is_booting() {
+            self.filters.takers_known();
+        }
         self.filters
             .fill(abilities, self.settings.persistent, buffer)?;
         let more = self.outbound.fill(&bounds, &mut self.acks, buffer, budget);
@@ -311,7 +329,7 @@ impl Session {
 
     /// Takes a taker away. `keep`: its filters stay with the broker.
     pub(super) fn unsubscribe(&mut self, taker: TakerId, keep: bool) {
-        self.filters.remove(taker, keep);
+        self.filters.remove(taker, keep, self.is_booting());
     }
 
     /// Every filter that a taker waits for has the broker's answer.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::broker::{Broker, Sent};
 use super::support::{World, message, until};
-use crate::connections::{Inbox, Qos, SubscribeOptions};
+use crate::connections::{Inbox, Memory, Qos, SubscribeOptions};
 use crate::error::ErrorKind;
 
 const BOTH: [bool; 2] = [false, true];
@@ -62,7 +62,12 @@ async fn d08_messages_too_large_to_take_are_skipped_acknowledged_and_reported() 
         peer.publish("bad", &large, 2, 12, false).await;
         peer.publish("good", b"2", 1, 13, false).await;
         assert_eq!(taker.texts(2).await, ["1", "2"]);
-        for id in 1..12 {
+        assert_eq!(peer.next().await, Sent::PubAck(1));
+        let early = peer.next_within(Duration::from_millis(100)).await;
+        assert_eq!(early, None, "before their dead letters are kept");
+        let kept: Vec<_> = world.letters.1.lock().drain(..).collect();
+        kept.into_iter().for_each(crate::message::Take::settle);
+        for id in 2..12 {
             assert_eq!(peer.next().await, Sent::PubAck(id));
         }
         assert_eq!(peer.next().await, Sent::PubRec(12));
@@ -393,6 +398,139 @@ async fn filters_of_an_earlier_run_are_unsubscribed_and_identifiers_stay() {
             peer.publish("b", b"m", 1, 1, false).await;
         }
         assert_eq!(taker.text().await, "m");
+    }
+}
+
+/// A world whose host is starting and had these filters before.
+async fn starting(filters: &str) -> World {
+    let world = World::new();
+    world.memory.put("filters", filters).await.unwrap();
+    world.booting.store(true, Ordering::Release);
+    world
+}
+
+#[tokio::test]
+async fn while_the_host_starts_messages_for_a_taker_that_has_not_come_stay_with_the_broker() {
+    for five in BOTH {
+        let broker = Broker::new(five).await;
+        let world = starting(r#"{"a":1,"b":2}"#).await;
+        let client = world.client(broker.port, &session(&broker)).start();
+        let taker_b = client.take("b", Qos::AtLeastOnce);
+        let mut peer = broker.welcome(true).await;
+        assert_eq!(peer.grant().await.1[0].0, "b", "nothing is unsubscribed");
+        peer.publish("a", b"1", 1, 1, false).await;
+        peer.publish("b", b"n", 1, 2, false).await;
+        assert_eq!(taker_b.text().await, "n");
+        // Its source opens, fails, and opens again.
+        drop(client.take("a", Qos::AtLeastOnce));
+        let taker_a = client.take("a", Qos::AtLeastOnce);
+        peer.grant().await;
+        peer.publish("a", b"2", 1, 3, false).await;
+        let quiet = Duration::from_millis(100);
+        assert_eq!(
+            peer.next_within(quiet).await,
+            None,
+            "nothing is acknowledged"
+        );
+        let early = tokio::time::timeout(quiet, taker_a.next()).await;
+        assert!(early.is_err(), "the second before the first");
+        world.booting.store(false, Ordering::Release);
+        peer.publish("b", b"wakes", 0, 0, false).await;
+        peer.hung_up().await;
+        let mut peer = broker.welcome(true).await;
+        for (topic, payload, id) in [("a", b"1", 1), ("b", b"n", 2), ("a", b"2", 3)] {
+            peer.publish(topic, payload, 1, id, true).await;
+        }
+        assert_eq!(taker_a.text().await, "1");
+        assert_eq!(taker_a.text().await, "2");
+        for id in 1..=3 {
+            assert_eq!(peer.granting().await, Sent::PubAck(id));
+        }
+        assert_eq!(world.traffic.untaken.load(Ordering::Relaxed), 0);
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_has_come_for_when_the_host_has_started_is_unsubscribed_and_let_go() {
+    for five in BOTH {
+        let broker = Broker::new(five).await;
+        let world = starting(r#"{"a":1}"#).await;
+        let client = world.client(broker.port, &session(&broker)).start();
+        let mut peer = broker.welcome(true).await;
+        peer.publish("a", b"1", 1, 1, false).await;
+        assert_eq!(peer.next_within(Duration::from_millis(100)).await, None);
+        world.booting.store(false, Ordering::Release);
+        peer.publish("x", b"wakes", 0, 0, false).await;
+        peer.hung_up().await;
+        let mut peer = broker.welcome(true).await;
+        let Sent::Unsubscribe { id, filters } = peer.next().await else {
+            panic!("no UNSUBSCRIBE")
+        };
+        assert_eq!(filters, ["a"]);
+        peer.unsuback(id).await;
+        peer.publish("a", b"1", 1, 1, true).await;
+        assert_eq!(peer.next().await, Sent::PubAck(1));
+        drop(client);
+    }
+}
+
+#[tokio::test]
+async fn a_memory_that_cannot_be_read_is_waited_for_and_never_written_over() {
+    for five in BOTH {
+        let broker = Broker::new(five).await;
+        let world = World::new();
+        let kept = [
+            ("client-id", "kept-id"),
+            ("filters", r#"{"a":1}"#),
+            ("qos2-ids", "5 9"),
+        ];
+        for (name, value) in kept {
+            world.memory.put(name, value).await.unwrap();
+        }
+        let names = kept.map(|(name, _)| name);
+        world.memory.unreadable.lock().extend(names);
+        let properties = json!({"enableClientSession": true, "protocolVersion": broker.version()});
+        let client = world.client(broker.port, &properties).start();
+        let taker = client.take("a", Qos::AtLeastOnce);
+        let mut peer = broker.accept().await;
+        assert!(matches!(peer.next().await, Sent::Connect { id, .. } if id == "kept-id"));
+        peer.connack(true, None).await;
+        // What may be open from before is released.
+        for _ in 5..9 {
+            assert!(matches!(peer.granting().await, Sent::PubRel(_)));
+        }
+        for (name, value) in &kept[..2] {
+            assert_eq!(world.memory.value(name).as_deref(), Some(*value), "{name}");
+        }
+        let reasons = client.reasons.lock().clone();
+        assert_eq!(reasons.len(), 3, "{reasons:?}");
+        assert!(
+            reasons
+                .iter()
+                .all(|reason| reason.kind == ErrorKind::Transient)
+        );
+        drop(taker);
+    }
+}
+
+#[tokio::test]
+async fn filters_that_could_not_be_kept_are_not_subscribed_over_the_next_link_either() {
+    for five in BOTH {
+        let broker = Broker::new(five).await;
+        let world = World::new();
+        world.memory.unwritable.lock().push("filters");
+        let client = world.client(broker.port, &session(&broker)).start();
+        let _taker = client.take("f", Qos::AtLeastOnce);
+        broker.welcome(false).await.hung_up().await;
+        let mut peer = broker.welcome(true).await;
+        peer.grant().await;
+        assert!(
+            world
+                .memory
+                .value("filters")
+                .is_some_and(|kept| kept.contains("\"f\"")),
+            "a later process knows what the broker has"
+        );
     }
 }
 

@@ -22,31 +22,63 @@ use crate::connections::{
     SubscribeOptions, SubscriptionGuard, Traffic,
 };
 use crate::error::ConnectionError;
-use crate::message::{Batch, Delivery, Message, Rejection};
+use crate::message::{Batch, Delivery, Message, Rejection, Take};
 
 /// Nothing in these tests takes longer, unless it hangs.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
-pub(super) struct Kept(Mutex<HashMap<String, String>>);
+pub(super) struct Kept {
+    values: Mutex<HashMap<String, String>>,
+    /// These fail to be read, once each.
+    pub(super) unreadable: Mutex<Vec<&'static str>>,
+    /// These fail to be written, once each.
+    pub(super) unwritable: Mutex<Vec<&'static str>>,
+}
+
+impl Kept {
+    pub(super) fn value(&self, name: &str) -> Option<String> {
+        self.values.lock().get(name).cloned()
+    }
+}
+
+fn fails(names: &Mutex<Vec<&'static str>>, name: &str) -> Result<(), ConnectionError> {
+    let mut names = names.lock();
+    let Some(place) = names.iter().position(|failing| *failing == name) else {
+        return Ok(());
+    };
+    names.remove(place);
+    Err(ConnectionError::transient("store", "the disk refuses"))
+}
 
 #[async_trait]
 impl Memory for Kept {
-    async fn get(&self, name: &str) -> Option<String> {
-        self.0.lock().get(name).cloned()
+    async fn get(&self, name: &str) -> Result<Option<String>, ConnectionError> {
+        fails(&self.unreadable, name)?;
+        Ok(self.value(name))
     }
 
     async fn put(&self, name: &str, value: &str) -> Result<(), ConnectionError> {
         tokio::task::yield_now().await;
-        self.0.lock().insert(name.to_owned(), value.to_owned());
+        fails(&self.unwritable, name)?;
+        self.values.lock().insert(name.to_owned(), value.to_owned());
         Ok(())
     }
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Letters(pub(super) Mutex<Vec<(String, String)>>);
+pub(super) struct Letters(
+    pub(super) Mutex<Vec<(String, String)>>,
+    /// What waits to be kept.
+    pub(super) Mutex<Vec<Take>>,
+);
 
 impl Refused for Letters {
+    fn refused_until_kept(&self, subject: &str, head: Bytes, reason: &ConnectionError, take: Take) {
+        self.refused(subject, head, reason);
+        self.1.lock().push(take);
+    }
+
     fn refused(&self, subject: &str, _head: Bytes, reason: &ConnectionError) {
         self.0
             .lock()
@@ -61,6 +93,7 @@ pub(super) struct World {
     pub(super) letters: Arc<Letters>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) stopping: Arc<AtomicBool>,
+    pub(super) booting: Arc<AtomicBool>,
     pub(super) limits: Limits,
 }
 
@@ -71,6 +104,7 @@ impl World {
             letters: Arc::default(),
             traffic: Arc::default(),
             stopping: Arc::default(),
+            booting: Arc::default(),
             limits: Limits::default(),
         }
     }
@@ -82,6 +116,7 @@ impl World {
             base: PathBuf::from("/"),
             memory: self.memory.clone(),
             stopping: self.stopping.clone(),
+            booting: self.booting.clone(),
             traffic: self.traffic.clone(),
             refused: self.letters.clone(),
             limits: self.limits,

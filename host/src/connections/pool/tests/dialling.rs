@@ -190,7 +190,7 @@ async fn stopping_ends_every_connection_fast_and_unsubscribes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_persistent_session_waits_for_its_takers_but_a_minute_at_most() {
+async fn a_persistent_session_waits_for_its_takers_but_a_minute_at_most_once_rules_run() {
     let known = booting_pool();
     let persistent = |id: &str| def(id, json!({"server": id, "persistent": true}));
     known.create_named(T, persistent("boot-a")).unwrap();
@@ -211,6 +211,15 @@ async fn a_persistent_session_waits_for_its_takers_but_a_minute_at_most() {
         .unwrap();
     until(&unknown, "boot-c", "connected").await;
     assert!(began.elapsed() < SECOND, "what keeps nothing does not wait");
+    // Rules are still being started, however long that takes, and nobody can shorten it.
+    tokio::time::sleep(200 * SECOND).await;
+    let asked = unknown.check_now(T, "boot-b").await.unwrap();
+    assert!(!asked.is_up());
+    assert!(far("boot-b").dials.lock().is_empty());
+    let began = Instant::now();
+    unknown.rules_started();
+    tokio::time::sleep(30 * SECOND).await;
+    assert!(!unknown.check_now(T, "boot-b").await.unwrap().is_up());
     until(&unknown, "boot-b", "connected").await;
     assert_eq!(began.elapsed().as_secs(), 60);
 }

@@ -244,8 +244,8 @@ struct Nothing;
 
 #[async_trait]
 impl Memory for Nothing {
-    async fn get(&self, _name: &str) -> Option<String> {
-        None
+    async fn get(&self, _name: &str) -> Result<Option<String>, ConnectionError> {
+        Ok(None)
     }
     async fn put(&self, _name: &str, _value: &str) -> Result<(), ConnectionError> {
         Ok(())
@@ -273,6 +273,7 @@ pub(crate) fn context(tenant: &str, id: &str) -> Context {
         base: PathBuf::from("/"),
         memory: Arc::new(Nothing),
         stopping: Arc::default(),
+        booting: Arc::default(),
         traffic: Arc::default(),
         refused: Arc::new(Nothing),
         limits: Limits::default(),

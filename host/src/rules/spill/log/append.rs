@@ -1,6 +1,9 @@
 //! Adds messages: room is made or refused, then everything is written and synced, or nothing is.
 
 use std::io;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{Bounds, Cursor, Log, SEGMENT, Segment};
 use crate::config::Overflow;
@@ -11,6 +14,9 @@ use crate::rules::spill::{Position, SpillError};
 
 /// How much is encoded before it is handed to the file.
 const WRITE_CHUNK: usize = 1024 * 1024;
+
+/// After so long what was freed on a disk shows as free: btrfs commits every 30 s.
+const ROOM_SHOWS: Duration = Duration::from_secs(30);
 
 /// Places behind the batches, where the segment ends now, and the next number.
 type Added = (Vec<Position>, u64, u64);
@@ -107,8 +113,16 @@ impl Log {
         };
         loop {
             match room_for(self, size, count) {
-                Ok(()) => break,
+                Ok(()) => {
+                    self.room_made = None;
+                    break;
+                }
                 Err(full) if bounds.overflow == Overflow::Block => return Err(full),
+                Err(full @ SpillError::Reserved { .. }) => {
+                    if !self.may_make_room(size, bounds) {
+                        return Err(full);
+                    }
+                }
                 Err(_) => {}
             }
             if !self.segments.is_empty() {
@@ -132,6 +146,27 @@ impl Log {
             .min(batch.len());
         batch.drain(..batch.len() - keep);
         Ok(size)
+    }
+
+    /// Whether the oldest segment may go because the disk has no room. Others fill the disk too, and
+    /// some file systems (btrfs, XFS) show what was freed only seconds later: without a limit the whole
+    /// queue would go for one message. So at most about what is to be written and one segment within
+    /// `ROOM_SHOWS`, however often it is tried; until then it is as with `block`.
+    fn may_make_room(&mut self, size: u64, bounds: &Bounds) -> bool {
+        let Some(front) = self.segments.front() else {
+            // Nothing of this queue could make room.
+            return false;
+        };
+        let now = Instant::now();
+        let (since, made) = self
+            .room_made
+            .filter(|(since, _)| now.duration_since(*since) < ROOM_SHOWS)
+            .unwrap_or((now, 0));
+        if made > 0 && made >= size.saturating_add(bounds.segment_bytes()) {
+            return false;
+        }
+        self.room_made = Some((since, made + front.good));
+        true
     }
 
     fn write(
@@ -245,6 +280,7 @@ impl Log {
             first,
             end,
             good: 0,
+            unread: false,
         });
         self.active = Some(file);
         Ok(())

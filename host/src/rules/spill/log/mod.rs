@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +70,8 @@ pub(super) struct Log {
     counted: (u64, u64),
     written: Option<Instant>,
     unwritten: u64,
+    /// Bytes removed for want of room on the disk, and since when, while none has shown.
+    room_made: Option<(Instant, u64)>,
 }
 
 /// What is known of one file.
@@ -86,6 +88,9 @@ pub(super) struct Segment {
     pub(super) end: u64,
     /// Up to where there may be records.
     pub(super) good: u64,
+    /// Parts of it could not be read: when it is done it is not removed but set aside, since what was
+    /// acknowledged may stand in them.
+    pub(super) unread: bool,
 }
 
 /// Where reading goes on, in the first segment.
@@ -120,6 +125,7 @@ impl Log {
             counted: (0, 0),
             written: None,
             unwritten: 0,
+            room_made: None,
         }
     }
 
@@ -186,8 +192,21 @@ impl Log {
         })
     }
 
+    /// Everything in the first segment is done: its file goes, unless parts of it were never read.
+    fn finish_front(&mut self) {
+        if self.segments.front().is_some_and(|front| front.unread) {
+            self.take_front(Self::set_aside);
+        } else {
+            self.remove_front();
+        }
+    }
+
     /// Removes the first segment and its file; reading goes on with the next.
     fn remove_front(&mut self) {
+        self.take_front(|log, path| log.storage.remove(path));
+    }
+
+    fn take_front(&mut self, end: impl FnOnce(&mut Self, &Path) -> io::Result<()>) {
         let Some(front) = self.segments.pop_front() else {
             return;
         };
@@ -195,7 +214,7 @@ impl Log {
             self.active = None;
         }
         let path = self.path(&front.name);
-        if let Err(error) = self.storage.remove(&path)
+        if let Err(error) = end(self, &path)
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(file = %path.display(), %error, "a part of a disk queue that is done could not be removed");

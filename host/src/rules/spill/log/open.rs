@@ -62,41 +62,47 @@ impl Log {
             Err(error) => return Err(opened(error)),
         };
         let mut label = [0; PREAMBLE];
-        // What cannot be read is treated as what cannot be understood.
-        let read = file.read_at(0, &mut label).unwrap_or_default();
-        let segment = |id, first| Segment {
+        // What cannot be read is treated as what cannot be understood, but for one thing: it is kept.
+        let label_read = file.read_at(0, &mut label);
+        let unread = label_read.is_err();
+        let read = label_read.unwrap_or_default();
+        let segment = |id, first, unread| Segment {
             place: 0,
             id,
             name: name.to_owned(),
             first,
             end: first,
             good: bytes,
+            unread,
         };
         match record::parse_label(&self.key, label.get(..read).unwrap_or_default()) {
             Begins::Ours(label, both) => {
                 self.damage.mended += u64::from(!both);
-                Ok(Some((label.made_ms, segment(label.id, label.first))))
+                Ok(Some((label.made_ms, segment(label.id, label.first, false))))
             }
             Begins::Foreign => {
                 drop(file);
-                self.set_aside(&path);
+                self.put_away(&path);
                 Ok(None)
             }
             Begins::Unknown => {
                 let key = self.key.clone();
-                let first = Scan::new(file, &key, 0, bytes).next().map_err(opened)?;
+                let mut scan = Scan::new(file, &key, 0, bytes);
+                let first = scan.next().map_err(opened)?;
+                let unread = unread || scan.unread();
+                drop(scan);
                 match first {
                     Some(first) => {
                         self.damage.places += 1;
                         self.damage.bytes += first.start;
-                        Ok(Some((first.at_ms, segment(0, first.number))))
+                        Ok(Some((first.at_ms, segment(0, first.number, unread))))
                     }
-                    None if bytes < PREAMBLE as u64 => {
+                    None if bytes < PREAMBLE as u64 && !unread => {
                         self.cut_whole(&path, bytes);
                         Ok(None)
                     }
                     None => {
-                        self.set_aside(&path);
+                        self.put_away(&path);
                         Ok(None)
                     }
                 }
@@ -104,7 +110,9 @@ impl Log {
         }
     }
 
-    /// Reads the newest file to its end and cuts what is torn. None: it holds no record.
+    /// Reads the newest file to its end and cuts what is torn. None: it holds no record. A file of which
+    /// blocks could not be read is neither cut nor removed: that looks like a torn end, but the disk may
+    /// only have failed for a moment, and what is in them was acknowledged.
     fn look_through(&mut self, mut last: Segment) -> Result<Option<Segment>, SpillError> {
         let path = self.path(&last.name);
         let opened = |error| SpillError::io("opened", error);
@@ -121,12 +129,22 @@ impl Log {
             }
         }
         let tail = scan.tail();
+        last.unread |= scan.unread();
         drop(scan);
         let Some(end) = end else {
+            if last.unread {
+                self.damage.places += 1;
+                self.damage.bytes += tail;
+                self.put_away(&path);
+                return Ok(None);
+            }
             self.cut_whole(&path, last.good);
             return Ok(None);
         };
-        if tail > 0 {
+        if tail > 0 && last.unread {
+            self.damage.places += 1;
+            self.damage.bytes += tail;
+        } else if tail > 0 {
             self.damage.torn += 1;
             self.damage.bytes += tail;
             // Only for tidiness: nothing is added to this file any more, and nothing read beyond.
@@ -145,13 +163,18 @@ impl Log {
         }
     }
 
-    fn set_aside(&mut self, path: &Path) {
+    fn put_away(&mut self, path: &Path) {
+        if let Err(error) = self.set_aside(path) {
+            tracing::warn!(file = %path.display(), %error, "a file that is no use to this queue could not be set aside");
+        }
+    }
+
+    /// Gives a file another name, under which no queue looks at it.
+    pub(super) fn set_aside(&mut self, path: &Path) -> io::Result<()> {
         self.damage.set_aside += 1;
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".damaged-{}", now_ms()));
-        if let Err(error) = self.storage.rename(path, Path::new(&name)) {
-            tracing::warn!(file = %path.display(), %error, "a file that is not this queue's could not be set aside");
-        }
+        self.storage.rename(path, Path::new(&name))
     }
 
     /// Goes to where the last process stopped reading.

@@ -92,11 +92,16 @@ impl Log {
                     break false;
                 }
             };
+            let (tail, unread) = (scan.tail(), scan.unread());
+            drop(scan);
+            if unread && let Some(segment) = self.segments.get_mut(index) {
+                segment.unread = true;
+            }
             if !whole {
                 break;
             }
-            if expect < end || (last && scan.tail() > 0) {
-                self.count_damage(place, u64::MAX, end.saturating_sub(expect), scan.tail());
+            if expect < end || (last && tail > 0) {
+                self.count_damage(place, u64::MAX, end.saturating_sub(expect), tail);
             }
             self.pass(&mut index, out.is_empty());
         }
@@ -109,7 +114,7 @@ impl Log {
     /// Goes to the next segment; one of which nothing was wanted is done.
     fn pass(&mut self, index: &mut usize, nothing: bool) {
         if nothing && *index == 0 {
-            self.remove_front();
+            self.finish_front();
         } else {
             *index += 1;
         }
@@ -141,7 +146,7 @@ impl Log {
             .front()
             .is_some_and(|front| front.place != position.segment)
         {
-            self.remove_front();
+            self.finish_front();
         }
         self.unwritten += position.number + 1 - self.cursor.number;
         self.cursor = Cursor {
@@ -154,7 +159,7 @@ impl Log {
             .front()
             .is_some_and(|front| self.cursor.number >= front.end)
         {
-            self.remove_front();
+            self.finish_front();
             return;
         }
         let due = self

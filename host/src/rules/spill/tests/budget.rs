@@ -113,6 +113,54 @@ async fn the_last_part_of_a_disk_is_left_to_the_store() {
     assert!(!one.stats().damage.any());
 }
 
+#[tokio::test(start_paused = true)]
+async fn drop_oldest_gives_up_little_where_what_it_frees_does_not_show() {
+    let disk = Faulty::default();
+    disk.fail(|faults| faults.capacity = Some(160_000));
+    let set = set(&disk, None, None).await;
+    let options = SpillOptions {
+        max_bytes: Some(64 * 1024),
+        overflow: Some(Overflow::DropOldest),
+        ..SpillOptions::default()
+    };
+    let one = set.queue("default", "one", "mqtt_0", options);
+    for n in 0..50 {
+        one.append(vec![numbered(n, 1000)]).await.unwrap();
+    }
+    assert_eq!(one.stats().dropped, 0);
+    // Something else fills the disk, and the file system does not show at once what is freed.
+    disk.put(Path::new("/elsewhere"), vec![0; 120_000]);
+    disk.fail(|faults| faults.unseen = Some(0));
+    let mut dropped = 0;
+    for n in 50..70 {
+        let error = one.append(vec![numbered(n, 1000)]).await.unwrap_err();
+        assert!(matches!(error, SpillError::Reserved { .. }), "{error}");
+        dropped = one.stats().dropped;
+        assert!((1..=16).contains(&dropped), "{dropped}");
+    }
+    // Still full long after: a little more.
+    tokio::time::advance(std::time::Duration::from_secs(31)).await;
+    one.append(vec![numbered(50, 1000)]).await.unwrap_err();
+    let later = one.stats().dropped;
+    assert!((dropped + 1..=2 * dropped).contains(&later), "{later}");
+    disk.fail(|faults| faults.unseen = None);
+    disk.put(Path::new("/elsewhere"), vec![0; 100_000]);
+    one.append(vec![numbered(50, 1000)]).await.unwrap();
+    // Where it shows, each message may take the place of older ones.
+    disk.put(Path::new("/elsewhere"), vec![0; 130_000]);
+    for n in 51..90 {
+        one.append(vec![numbered(n, 1000)]).await.unwrap();
+    }
+    // Empty, it can make no room, and nothing new is dropped for want of it.
+    disk.put(Path::new("/elsewhere"), vec![0; 155_000]);
+    while one.append(vec![numbered(90, 1000)]).await.is_err() && one.bytes() > 0 {
+        tokio::time::advance(std::time::Duration::from_secs(31)).await;
+    }
+    let dropped = one.stats().dropped;
+    one.append(vec![numbered(90, 1000)]).await.unwrap_err();
+    assert_eq!(one.stats().dropped, dropped);
+}
+
 #[tokio::test]
 async fn ten_thousand_appends_under_load_need_a_fraction_of_as_many_syncs() {
     let disk = Faulty::default();

@@ -181,6 +181,55 @@ fn a_block_that_cannot_be_read_costs_what_is_in_it() {
     assert_eq!((damage.lost, damage.places), (200 - got.len() as u64, 1));
 }
 
+/// What was set aside.
+fn aside(disk: &Faulty) -> Vec<Vec<u8>> {
+    let files = disk.files().into_iter();
+    files
+        .filter(|(path, _)| path.to_string_lossy().contains(".damaged-"))
+        .map(|(_, content)| content)
+        .collect()
+}
+
+#[test]
+fn a_disk_that_fails_for_a_moment_makes_the_newest_file_neither_cut_nor_removed() {
+    let (disk, path, content, ends) = one_segment(200);
+    let whole = content.len() as u64;
+    let readable = |from: u64| ends.iter().filter(|end| **end <= from).count() as u64;
+    for from in [PREAMBLE as u64, 4200, 9000, whole - 1] {
+        let disk = disk.copy();
+        disk.fail(|faults| faults.unreadable = Some(from..whole));
+        let mut log = open(&disk);
+        assert!(
+            disk.files().get(&path).is_none_or(|file| *file == content),
+            "from {from}: cut"
+        );
+        assert_eq!(log.stats().damage.places, 1, "from {from}");
+        assert_eq!(log.stats().damage.torn, 0, "from {from}");
+        disk.fail(|faults| faults.unreadable = None);
+        append_each(&mut log, 1000..1003, 20);
+        let got = drain(&mut log);
+        assert!(got.ends_with(&[1000, 1001, 1002]), "from {from}: {got:?}");
+        let before = got.len() as u64 - 3;
+        assert!(before <= readable(from), "from {from}: {before}");
+        assert!(got[..got.len() - 3].iter().copied().eq(0..before));
+        assert_eq!(log.stats().damage.set_aside, 1, "from {from}");
+        assert_eq!(aside(&disk), [content.clone()], "from {from}");
+    }
+}
+
+#[test]
+fn a_file_that_could_not_be_read_on_the_way_is_set_aside_when_it_is_done() {
+    let disk = three_segments();
+    let files = segments(&disk);
+    let mut log = open(&disk);
+    disk.fail(|faults| faults.unreadable = Some(400..500));
+    let got = drain(&mut log);
+    assert!(got.len() < 30, "{got:?}");
+    let kept: Vec<_> = files.into_iter().map(|(_, content)| content).collect();
+    assert_eq!(aside(&disk), kept);
+    assert_eq!(log.stats().damage.set_aside, 3);
+}
+
 #[test]
 fn many_random_damages_never_invent_reorder_or_stop_anything() {
     use rand::{Rng, SeedableRng};
