@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
 use flate2::{Decompress, FlushDecompress, Status};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
 use super::output::{METHODS, Method};
@@ -30,6 +30,21 @@ const ZSTD_WINDOW: u32 = 23;
 /// How a stream's payloads are unpacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decompression(Method);
+
+/// The JSON Schema of the property, for editors.
+#[must_use]
+pub fn properties() -> Map<String, Value> {
+    let words: Vec<&str> = [""]
+        .into_iter()
+        .chain(METHODS.map(|(name, _)| name))
+        .collect();
+    let schema = json!({
+        "description": "How the payloads are compressed; they are unpacked before anything looks at them.",
+        "enum": words,
+        "default": "",
+    });
+    Map::from_iter([(PROPERTY.to_owned(), schema)])
+}
 
 /// A mistake in the property: its name as it was spelled, and a sentence.
 type Mistake = (String, String);
@@ -306,8 +321,6 @@ impl Drop for Share {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::rules::output::Compression;
 

@@ -131,7 +131,8 @@ impl Resender {
                         let source = &rule.source.source;
                         let (message, code) = match source.unpacked(letter.message, &letter.code) {
                             Ok(unpacked) => unpacked,
-                            Err((message, reason)) => {
+                            Err(refused) => {
+                                let (message, reason) = *refused;
                                 rule.input.refuse(&message, &reason, &ticket);
                                 continue;
                             }

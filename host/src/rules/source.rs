@@ -211,7 +211,7 @@ impl Source {
         &self,
         message: Message,
         code: &'a str,
-    ) -> Result<(Message, &'a str), (Message, ConnectionError)> {
+    ) -> Result<(Message, &'a str), Box<(Message, ConnectionError)>> {
         if code != PACKED {
             return Ok((message, code));
         }
@@ -222,7 +222,10 @@ impl Source {
         {
             None => Ok((message, UNREAD)),
             Some(Ok(unpacked)) => Ok((unpacked, UNREAD)),
-            Some(Err(reason)) => Err((message, ConnectionError::permanent(PACKED, reason))),
+            Some(Err(reason)) => Err(Box::new((
+                message,
+                ConnectionError::permanent(PACKED, reason),
+            ))),
         }
     }
 

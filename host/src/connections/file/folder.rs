@@ -35,12 +35,15 @@ const ACT_AGAIN: Duration = Duration::from_secs(10);
 /// By which a file is known: when it was changed (nanoseconds since 1970) and its length.
 type Stamp = (u64, u64);
 
+/// The file that was read, and what becomes of each reading of it.
+type Readings = (Stamp, Vec<Arc<Outcome>>);
+
 /// What one rule has read of its files, over all its subscriptions.
 #[derive(Debug)]
 pub(super) struct Shelf {
     pub flow: Arc<Flow>,
     /// Readings of files that somebody may still hold records of.
-    outcomes: Mutex<HashMap<PathBuf, (Stamp, Vec<Arc<Outcome>>)>>,
+    outcomes: Mutex<HashMap<PathBuf, Readings>>,
     marks: tokio::sync::Mutex<HashMap<String, Marks>>,
 }
 
@@ -318,7 +321,8 @@ impl Watch<'_> {
         };
         if resume.is_none() && earlier.last().is_some_and(|outcome| outcome.is_whole()) {
             // An earlier subscription has read it, and its records are still on their way.
-            return self.finish(found, earlier, false).await;
+            let refused = earlier.iter().any(|outcome| outcome.is_refused());
+            return self.finish(found, earlier, refused).await;
         }
         let (mut start, refused) = resume.map_or((0, false), |it| (it.at, it.refused));
         let mut outcomes = if start > 0 { earlier } else { Vec::new() };
@@ -374,7 +378,7 @@ impl Watch<'_> {
         loop {
             match once(&found.path, self.reading, &mut taker, start).await {
                 Ok(()) => {
-                    settling.whole();
+                    settling.whole(taker.refused);
                     return Some(taker.refused);
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return None,

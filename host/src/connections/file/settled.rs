@@ -78,6 +78,8 @@ struct State {
     open: HashMap<u64, usize>,
     /// All of the file was read, and nobody has put any of it back.
     whole: bool,
+    /// A part of it could not be read.
+    refused: bool,
     /// Nobody holds any of it any more.
     gone: bool,
 }
@@ -102,6 +104,11 @@ impl Outcome {
     pub(super) fn ended(&self) -> Option<bool> {
         let state = self.state.lock();
         state.gone.then(|| state.open.is_empty())
+    }
+
+    /// A part of the file went to the dead letters instead.
+    pub(super) fn is_refused(&self) -> bool {
+        self.state.lock().refused
     }
 
     /// All records of the file went out and none came back.
@@ -138,9 +145,11 @@ impl Settling {
         (key, Take::new(to, key))
     }
 
-    /// The file was read to its end.
-    pub(super) fn whole(&self) {
-        self.outcome.state.lock().whole = true;
+    /// The file was read to its end; whether a part of it could not be.
+    pub(super) fn whole(&self, refused: bool) {
+        let mut state = self.outcome.state.lock();
+        state.whole = true;
+        state.refused = refused;
     }
 
     /// A record that nobody has read was taken back: whoever reads on takes it anew.
@@ -190,7 +199,7 @@ mod tests {
         let flow = flow(10);
         let (settling, outcome) = Settling::new(Arc::clone(&flow));
         let (first, second) = (settling.take(1).1, settling.take(1).1);
-        settling.whole();
+        settling.whole(false);
         drop(settling);
         first.settle();
         assert_eq!(outcome.ended(), None);
@@ -206,7 +215,7 @@ mod tests {
     async fn what_was_taken_back_is_neither_final_nor_lost() {
         let (settling, outcome) = Settling::new(flow(10));
         let (key, take) = settling.take(1);
-        settling.whole();
+        settling.whole(false);
         settling.withdraw(key);
         drop((take, settling));
         assert!(outcome.end().await && !outcome.is_whole());

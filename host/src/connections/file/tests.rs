@@ -269,8 +269,8 @@ async fn what_is_not_granted_or_not_here_is_refused_by_name() {
         "without \"..\"",
         "did you mean \"fileType\"",
         "actionAfterRead: found the number 3; must be a whole number from 0 to 2",
-        "found \"gzipp\"; did you mean \"gzip\"? Allowed: gzip, zlib, flate, zstd",
-        "found \"middle\"; Allowed: prefix, suffix, none",
+        "\"gzipp\"; did you mean \"gzip\"? Allowed: gzip, zlib, flate, zstd",
+        "\"middle\"; Allowed: prefix, suffix, none",
     ] {
         assert!(texts.contains(part), "{part} in {texts}");
     }

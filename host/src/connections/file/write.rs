@@ -29,12 +29,15 @@ const LIST_END: &[u8] = b"\n]\n";
 /// More than the longest record, twice: what may have to be cut.
 const LONGEST_TAIL: u64 = 64 * 1024 * 1024;
 
+/// Options of publishing, and how they say to write.
+type Meaning = (Vec<(String, String)>, Arc<Writing>);
+
 /// One rule's files.
 #[derive(Debug)]
 pub(super) struct Writer {
     root: PathBuf,
     /// The last options, and what they mean.
-    how: Option<(Vec<(String, String)>, Arc<Writing>)>,
+    how: Option<Meaning>,
     open: HashMap<PathBuf, Current>,
     /// The number of the next file that is finished, by name.
     numbers: HashMap<PathBuf, u32>,
