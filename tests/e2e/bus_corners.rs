@@ -92,10 +92,9 @@ fn xadd(client: &mut redis::Client, number: u64) {
 
 /// A request to JetStream's interface that must succeed.
 fn jetstream(nats: &Nats, what: &str, body: &Value) {
-    let answer = nats.client().request(
-        &format!("$JS.API.{what}"),
-        body.to_string().as_bytes(),
-    );
+    let answer = nats
+        .client()
+        .request(&format!("$JS.API.{what}"), body.to_string().as_bytes());
     let answer = answer.expect("an answer of JetStream");
     assert!(answer.get("error").is_none(), "{what}: {answer}");
 }
@@ -139,11 +138,16 @@ fn what_an_operator_sends_anew_arrives_and_what_vanished_meanwhile_is_made_where
     };
     let arrived = |topic: &str, numbers: std::ops::Range<u64>, often: u64| {
         let times = times(&seen, topic);
-        numbers.into_iter().all(|number| times.get(&row(number)).is_some_and(|found| *found >= often))
+        numbers
+            .into_iter()
+            .all(|number| times.get(&row(number)).is_some_and(|found| *found >= often))
     };
     let settled = |redis: &Redis| {
         let pending = redis.client().say("XPENDING entries g");
-        pending.map(|answer| answer.items()[0].text()).unwrap_or_default() == "0"
+        pending
+            .map(|answer| answer.items()[0].text())
+            .unwrap_or_default()
+            == "0"
     };
     send(0..20);
     wait_until(LONG, "all arrive", || {
@@ -204,9 +208,19 @@ fn sources_that_differ_in_what_the_server_does_not_tell_apart_get_all_of_it_each
         .connection("redis", "redis", json!({ "address": redis.address() }));
     let table = [
         ("nats", "jet1", "jet.in", json!({ "qos": 1 })),
-        ("nats", "jet2", "jet.in", json!({ "qos": 1, "ackWait": "20s" })),
+        (
+            "nats",
+            "jet2",
+            "jet.in",
+            json!({ "qos": 1, "ackWait": "20s" }),
+        ),
         ("redis", "entries1", "entries", json!({ "group": "g" })),
-        ("redis", "entries2", "entries", json!({ "group": "g", "claimIdle": "1m" })),
+        (
+            "redis",
+            "entries2",
+            "entries",
+            json!({ "group": "g", "claimIdle": "1m" }),
+        ),
     ];
     for (typ, name, datasource, mut props) in table {
         props["connectionSelector"] = json!(typ);
@@ -238,7 +252,9 @@ fn sources_that_differ_in_what_the_server_does_not_tell_apart_get_all_of_it_each
     }
     for rule in rules {
         let topic = format!("out/{rule}");
-        wait_until(LONG, "each rule gets all of it", || times(&seen, &topic).len() == 100);
+        wait_until(LONG, "each rule gets all of it", || {
+            times(&seen, &topic).len() == 100
+        });
     }
     assert_eq!(nats.consumers("JET").len(), 1);
 }

@@ -11,6 +11,7 @@ mod dead_letters;
 mod dead_sink;
 mod delivery;
 mod edgex;
+mod files;
 mod guests;
 mod harness;
 mod host_killed;

@@ -209,6 +209,8 @@ impl Pool {
     pub fn common_property_names(&self, typ: &str) -> Vec<&'static str> {
         let properties = match self.shared.config.registry.get(typ) {
             Ok(kind) => kind.properties(),
+            // Not in the registry: attached to a rule. They are looked at early, too.
+            Err(_unknown) if typ.eq_ignore_ascii_case(super::file::NAME) => super::file::PROPERTIES,
             Err(_unknown) => &[],
         };
         properties
@@ -256,6 +258,12 @@ impl Pool {
     pub fn carries(&self, typ: &str) -> Option<super::Carries> {
         let kind = self.shared.config.registry.get(typ).ok()?;
         kind.carries()
+    }
+
+    /// The bounds of every connection.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.shared.config.limits
     }
 
     /// There is such a type, or it is one that is attached to a rule.

@@ -387,7 +387,10 @@ mod tests {
         assert!(window.ended()[0].settled);
         window.give(2, "a", &Message::new("m"), false, &[gone]);
         assert!(!window.ended()[0].settled);
-        assert_eq!(window.give(3, "a", &Message::new("m"), false, &[]), Fate::Untaken);
+        assert_eq!(
+            window.give(3, "a", &Message::new("m"), false, &[]),
+            Fate::Untaken
+        );
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ use crate::progress::Progress;
 use crate::rules::output::schema as output;
 use crate::rules::plan::{Role, schema as schema_of};
 use crate::rules::spill::schema as spill;
-use crate::rules::{duplicates, message_id, retry};
+use crate::rules::{decompress, duplicates, message_id, retry};
 use crate::runtime::{Connector, Runtime};
 
 /// The host types that a source or sink may be given by properties of its own.
@@ -246,8 +246,9 @@ fn used(name: &str, connector: &Connector, role: Role, registry: Registry) -> Va
         }
         properties.insert("connections".to_owned(), by_slot);
     }
-    if role == Role::Sink {
-        properties.extend(common());
+    match role {
+        Role::Source => properties.extend(decompress::properties()),
+        Role::Sink => properties.extend(common()),
     }
     let Some(object) = own.as_object_mut() else {
         // Any property is taken.

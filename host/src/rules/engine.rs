@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::action::Action;
+use super::decompress::Unpacker;
 use super::duplicates::Window;
 use super::fan::{Output, RuleInput};
 use super::forward::Forwarder;
@@ -492,7 +493,9 @@ impl Engine {
         if let Some(kept) = before.and_then(|before| before.subscriptions.take()) {
             guest.take_over(kept);
         }
-        let source = Source::new(plan.name.clone(), plan.format.clone());
+        let most = self.parts.pool.limits().max_message_bytes;
+        let source = Source::new(plan.name.clone(), plan.format.clone())
+            .unpacking(plan.decompression.map(|how| Unpacker::new(how, most)));
         let running = Arc::new(RunningSource::new(
             source,
             Slots::new(leases),

@@ -156,6 +156,16 @@ impl RuleInput {
         }
     }
 
+    /// A message that is not what its stream says becomes a dead letter, unless its sender is told.
+    pub fn refuse(&self, message: &Message, reason: &ConnectionError, ticket: &Ticket) {
+        self.stats.messages_in.fetch_add(1, Ordering::Relaxed);
+        self.stats.failures.fetch_add(1, Ordering::Relaxed);
+        if !ticket.refuse(message.arrival.delivery, &reason.message) {
+            let batch = Batch::from(vec![message.clone()]);
+            self.bury(batch, ticket, reason.clone());
+        }
+    }
+
     /// Messages that can never be read become dead letters of the first action.
     pub fn bury(&self, batch: Batch, ticket: &Ticket, reason: ConnectionError) {
         if let Some(output) = self.outputs.first() {

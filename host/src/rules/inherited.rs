@@ -113,7 +113,11 @@ mod tests {
             }],
             String::new(),
         );
-        let batch = Batch::from(vec![with(&["bad-1", "a", "bad-2"]), with(&["b"]), with(&[])]);
+        let batch = Batch::from(vec![
+            with(&["bad-1", "a", "bad-2"]),
+            with(&["b"]),
+            with(&[]),
+        ]);
         let gone = inherited.strip(batch.clone(), None);
         assert_eq!(names(&gone), [vec!["a"], vec!["b"], vec![]]);
         let kept = inherited.strip(batch.clone(), Some("bad-2"));

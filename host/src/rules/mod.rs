@@ -1,6 +1,7 @@
 //! Rules: a stream's source, a query over it, actions. The way of a message through the host.
 //!
-//! `source` reads batches from a sandboxed source and hands each to every rule of its stream;
+//! `source` reads batches from a sandboxed source, unpacks what comes compressed (`decompress`), and
+//! hands each to every rule of its stream;
 //! `query` selects; `output` shapes what an action sends; `action` queues and writes through a
 //! sandboxed sink; `deliver` retries (`retry` says how long), bisects and dead-letters; `spill` is the disk queue that a slow
 //! action goes to; `forward` hands dead letters on; `settle` acknowledges upstream when all of that is final. Five points stand fixed
@@ -10,6 +11,7 @@
 //! of the command line.
 
 pub mod action;
+pub mod decompress;
 pub mod deliver;
 pub mod duplicates;
 pub mod engine;

@@ -159,9 +159,19 @@ impl Resender {
                             settled: false,
                         };
                         let ticket = Ledger::new().open(Some(Box::new(settle)), None, 1);
-                        let batch = Batch::from(vec![kept.letter.message]);
-                        let rows = RowBatch::new(batch, rule.source.source.format().clone());
-                        output.again(&rule.input, &rows, &kept.letter.code, &ticket);
+                        let letter = kept.letter;
+                        let source = &rule.source.source;
+                        let (message, code) = match source.unpacked(letter.message, &letter.code) {
+                            Ok(unpacked) => unpacked,
+                            Err(refused) => {
+                                let (message, reason) = *refused;
+                                rule.input.refuse(&message, &reason, &ticket);
+                                continue;
+                            }
+                        };
+                        let batch = Batch::from(vec![message]);
+                        let rows = RowBatch::new(batch, source.format().clone());
+                        output.again(&rule.input, &rows, code, &ticket);
                     }
                 }
                 Err(error) => {

@@ -13,11 +13,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::action::Admission;
+use super::decompress::{PACKED, Share, Unpacker};
 use super::fan::{RuleInput, UNREAD};
 use super::query::{Format, RowBatch};
 use super::settle::{Committer, Latency, Ledger, Settle, Ticket};
 use crate::error::{ConnectionError, ErrorKind};
-use crate::message::Batch;
+use crate::message::{Batch, Message};
 use crate::runtime::{GuestError, Inboxes, Read, SourceGuest, Takes};
 
 /// Failed reads in a row on the same messages before they are looked at one by one, and then
@@ -63,6 +64,8 @@ pub struct Source {
     /// What it counts.
     pub stats: SourceStats,
     format: Format,
+    /// Payloads come compressed.
+    unpacker: Option<Unpacker>,
     /// Held for reading while a batch is handed on: a rule that has left gets nothing any more.
     inputs: RwLock<Arc<Vec<Arc<RuleInput>>>>,
     /// What came since a rule has left, that is about to come back: by rule. Changed under `inputs`.
@@ -78,6 +81,7 @@ pub struct Source {
 #[derive(Debug)]
 struct Parked {
     batch: Batch,
+    failures: Vec<(Message, ConnectionError)>,
     ticket: Ticket,
     admission: Admission,
 }
@@ -99,6 +103,45 @@ impl Settle for ReadTakes {
     fn presses(&self) -> bool {
         self.0.presses()
     }
+}
+
+/// The takes of one read whose messages are handed on in parts: settled with the last of them, since
+/// they are final in their order.
+#[derive(Debug)]
+struct PartTakes {
+    takes: Arc<Mutex<Takes>>,
+    last: bool,
+    lossless: bool,
+    share: Share,
+}
+
+impl Settle for PartTakes {
+    fn settle(self: Box<Self>) {
+        if self.last {
+            std::mem::take(&mut *self.takes.lock()).settle();
+        }
+    }
+    fn lossless(&self) -> bool {
+        self.lossless
+    }
+    fn refuse(&self, delivery: u64, reason: &str) -> bool {
+        self.takes.lock().refuse(delivery, reason)
+    }
+    fn presses(&self) -> bool {
+        self.share.presses() || self.takes.lock().presses()
+    }
+}
+
+/// What is handed on at once.
+struct HandOver {
+    batch: Batch,
+    /// Not unpacked, as they came.
+    failures: Vec<(Message, ConnectionError)>,
+    checkpoint: Option<String>,
+    /// None: nothing was taken, and nothing is held.
+    settle: Option<Box<dyn Settle>>,
+    /// Nothing upstream would send it again, so that a slow action must not hold it for the others.
+    repeatable: bool,
 }
 
 /// Nobody upstream waits, but the read can be made again only from its checkpoint: what other
@@ -149,10 +192,45 @@ impl Source {
             ledger: Mutex::new(Ledger::timed(Arc::clone(&stats.latency))),
             stats,
             format,
+            unpacker: None,
             inputs: RwLock::default(),
             parked: Mutex::default(),
             sealed: AtomicBool::new(false),
             pressed: AtomicBool::new(false),
+        }
+    }
+
+    /// Its payloads come compressed.
+    #[must_use]
+    pub fn unpacking(mut self, unpacker: Option<Unpacker>) -> Self {
+        self.unpacker = unpacker;
+        self
+    }
+
+    /// A dead letter with its code as it goes back into the rule: what could not be unpacked is tried
+    /// again.
+    ///
+    /// # Errors
+    /// The letter, and why it still cannot be.
+    pub(super) fn unpacked<'a>(
+        &self,
+        message: Message,
+        code: &'a str,
+    ) -> Result<(Message, &'a str), Box<(Message, ConnectionError)>> {
+        if code != PACKED {
+            return Ok((message, code));
+        }
+        match self
+            .unpacker
+            .as_ref()
+            .map(|unpacker| unpacker.one(&message))
+        {
+            None => Ok((message, UNREAD)),
+            Some(Ok(unpacked)) => Ok((unpacked, UNREAD)),
+            Some(Err(reason)) => Err(Box::new((
+                message,
+                ConnectionError::permanent(PACKED, reason),
+            ))),
         }
     }
 
@@ -168,10 +246,14 @@ impl Source {
         let parked = self.parked.lock().remove(&input.rule).unwrap_or_default();
         for Parked {
             batch,
+            failures,
             ticket,
             admission,
         } in parked
         {
+            for (message, reason) in &failures {
+                input.refuse(message, reason, &ticket);
+            }
             input.accept(
                 &RowBatch::new(batch, self.format.clone()),
                 &ticket,
@@ -351,7 +433,8 @@ impl Source {
         }
     }
 
-    /// Hands a batch to every rule, then waits where nobody upstream does.
+    /// Hands a batch to every rule, then waits where nobody upstream does. What comes compressed is
+    /// handed on in parts.
     async fn hand_on(
         &self,
         batch: Batch,
@@ -360,7 +443,54 @@ impl Source {
         stop: &CancellationToken,
         inboxes: &Inboxes,
     ) {
-        let Some(waits) = self.hand_over(batch, checkpoint, takes) else {
+        let (empty, received) = (takes.is_empty(), takes.received());
+        let repeatable = empty && !received && !self.has_one_action();
+        let Some(unpacker) = self.unpacker.as_ref().filter(|_| !batch.is_empty()) else {
+            let settle = if empty {
+                repeatable.then(|| Box::new(Repeatable) as Box<dyn Settle>)
+            } else {
+                Some(Box::new(ReadTakes(takes)) as Box<dyn Settle>)
+            };
+            let all = HandOver {
+                batch,
+                failures: Vec::new(),
+                checkpoint,
+                settle,
+                repeatable,
+            };
+            return self.hand_over_and_wait(all, stop, inboxes).await;
+        };
+        let (takes, mut checkpoint) = (Arc::new(Mutex::new(takes)), checkpoint);
+        let mut start = 0;
+        while start < batch.len() {
+            tokio::select! {
+                () = unpacker.room() => {}
+                // What is not handed on is not acknowledged and comes again.
+                () = stop.cancelled() => return,
+            }
+            let part = unpacker.part(&batch, start).await;
+            start += part.took;
+            let last = start >= batch.len();
+            let because = |(message, reason)| (message, ConnectionError::permanent(PACKED, reason));
+            let part = HandOver {
+                batch: part.batch,
+                failures: part.failures.into_iter().map(because).collect(),
+                checkpoint: checkpoint.take_if(|_| last),
+                settle: Some(Box::new(PartTakes {
+                    takes: Arc::clone(&takes),
+                    last,
+                    lossless: !empty || repeatable,
+                    share: part.share,
+                })),
+                repeatable,
+            };
+            self.hand_over_and_wait(part, stop, inboxes).await;
+        }
+    }
+
+    async fn hand_over_and_wait(&self, all: HandOver, stop: &CancellationToken, inboxes: &Inboxes) {
+        let repeatable = all.repeatable;
+        let Some(waits) = self.hand_over(all) else {
             return;
         };
         let room = async {
@@ -380,7 +510,7 @@ impl Source {
         // All is handed over: a stop needs no room.
         tokio::select! {
             () = room => {}
-            () = pressed => {}
+            () = pressed, if !repeatable => {}
             () = stop.cancelled() => {}
         }
     }
@@ -396,18 +526,30 @@ impl Source {
         room
     }
 
+    /// No other action can be held up by a slow one.
+    fn has_one_action(&self) -> bool {
+        let inputs = self.inputs.read();
+        inputs
+            .iter()
+            .map(|input| input.outputs.len())
+            .sum::<usize>()
+            <= 1
+    }
+
     /// Hands a batch to every rule. Some: those for whose room the source should wait.
-    fn hand_over(
-        &self,
-        batch: Batch,
-        checkpoint: Option<String>,
-        takes: Takes,
-    ) -> Option<Arc<Vec<Arc<RuleInput>>>> {
+    fn hand_over(&self, all: HandOver) -> Option<Arc<Vec<Arc<RuleInput>>>> {
+        let HandOver {
+            batch,
+            failures,
+            checkpoint,
+            settle,
+            repeatable,
+        } = all;
         let inputs = self.inputs.read();
         if self.sealed.load(Ordering::Relaxed) {
             return None;
         }
-        let count = batch.len();
+        let count = batch.len() + failures.len();
         self.stats.reads.fetch_add(1, Ordering::Relaxed);
         self.stats
             .messages
@@ -420,13 +562,6 @@ impl Source {
             .map(|input| input.outputs.len())
             .sum::<usize>()
             <= 1;
-        let received = takes.received();
-        let repeatable = takes.is_empty() && !alone && !received;
-        let settle: Option<Box<dyn Settle>> = if takes.is_empty() {
-            repeatable.then(|| Box::new(Repeatable) as Box<dyn Settle>)
-        } else {
-            Some(Box::new(ReadTakes(takes)))
-        };
         let ticket = self.ledger().open(settle, checkpoint, count);
         if count == 0 {
             return None;
@@ -439,13 +574,21 @@ impl Source {
         for waiting in self.parked.lock().values_mut() {
             waiting.push(Parked {
                 batch: batch.clone(),
+                failures: failures.clone(),
                 ticket: ticket.clone(),
                 admission,
             });
         }
-        let rows = RowBatch::new(batch, self.format.clone());
-        for input in inputs.iter() {
-            input.accept(&rows, &ticket, admission);
+        for (message, reason) in &failures {
+            for input in inputs.iter() {
+                input.refuse(message, reason, &ticket);
+            }
+        }
+        if !batch.is_empty() {
+            let rows = RowBatch::new(batch, self.format.clone());
+            for input in inputs.iter() {
+                input.accept(&rows, &ticket, admission);
+            }
         }
         // What no connection bounds is bounded by the queues; they make room by going to disk.
         (repeatable || admission == Admission::Wait).then(|| Arc::clone(&inputs))
@@ -513,11 +656,13 @@ impl Source {
             return false;
         };
         let batch = Batch::from(vec![message]);
+        // It came straight from its connection.
+        let code = self.unpacker.as_ref().map_or(UNREAD, |_| PACKED);
         let reason = match error {
             GuestError::Said { error, .. } => {
-                ConnectionError::permanent(UNREAD, error.message.clone())
+                ConnectionError::permanent(code, error.message.clone())
             }
-            other => ConnectionError::permanent(UNREAD, other.to_string()),
+            other => ConnectionError::permanent(code, other.to_string()),
         };
         let ticket = self
             .ledger()

@@ -2,8 +2,8 @@
 //! granted; the host opens and watches, and no record enters the sandbox.
 //!
 //! Every property but `datasource` and `path` is an option of the host's files, handed on by its name,
-//! lengths of time in milliseconds. Source: `path` is a folder and `datasource` a file in it (none or
-//! `/`: all), or one of them alone is the whole path. The checkpoint is the header `offset` of the last
+//! lengths of time in milliseconds. Source: `path` is a folder and `datasource` a file or folder in it (none
+//! or `/`: `path` itself), or one of them alone is the whole path. The checkpoint is the header `offset` of the last
 //! message read, given back as the option `resume`; with the option `end`, a failure of that code means
 //! that the files are read and will not be read again. Sink: `path` with `{{...}}` in it is rendered by the host, which
 //! then gives each message its own subject and takes the property out.
@@ -30,7 +30,12 @@ windlass_connector::export! {
 }
 
 /// Properties that are lengths of time.
-const TIMES: [&str; 3] = ["interval", "sendInterval", "rollingInterval"];
+const TIMES: [&str; 4] = [
+    "interval",
+    "sendInterval",
+    "rollingInterval",
+    "checkInterval",
+];
 
 /// Messages taken in one read, at most.
 const MOST: u32 = 1024;

@@ -18,8 +18,8 @@ use async_trait::async_trait;
 use super::breaker::Circuit;
 use super::registry::Registry;
 use super::{
-    Carries, ConfigError, Connection, ConnectionType, Context, Inbox, Messaging, Properties, Property,
-    PublishOptions, SubscribeOptions, SubscriptionGuard,
+    Carries, ConfigError, Connection, ConnectionType, Context, Inbox, Messaging, Properties,
+    Property, PublishOptions, SubscribeOptions, SubscriptionGuard,
 };
 use crate::error::ConnectionError;
 use crate::message::{Batch, Message, Rejection};

@@ -1,110 +1,48 @@
 //! Files below a folder that the operator granted: a host type behind `messaging` that is attached to
 //! a rule and stands in no list. Touches nothing outside that folder.
 //!
-//! A subscription's filter is the path of one file; its records arrive with a header `offset`, the
-//! place behind them, which `resume` takes. Who subscribes with the option `end` is told when all files
-//! are read and will not be read again. A published message is a line at the end of the file that
-//! its subject names.
+//! A subscription's filter is the path of a file or a folder; records arrive with a header `offset`, the
+//! place behind them, which `resume` takes. The records of a folder, and of a file that is removed or
+//! moved when it was read, are settled (`folder`); those of one file that stays are not: its reader keeps
+//! the place. Who subscribes with the option `end` is told when all files are read and will not be read
+//! again. A published message goes to the end of the file that its subject names (`write`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use serde_json::Value;
-use tokio::fs::OpenOptions;
-use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, SeekFrom};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::properties::Reader;
 use super::{
-    ConfigError, Connection, Context, Inbox, Messaging, Properties, Property, PublishOptions, Qos,
+    ConfigError, Connection, Context, Inbox, Messaging, Properties, PublishOptions, Qos,
     SubscribeOptions, SubscriptionGuard,
 };
 use crate::error::ConnectionError;
 use crate::message::{Batch, Message, Rejection};
 
+mod after;
+mod folder;
+mod options;
 mod path;
 mod read;
 mod records;
+mod settled;
 #[cfg(test)]
 mod tests;
+mod unpack;
+mod write;
+
+use folder::{Desk, Files, Open, Shelf};
+pub use options::PROPERTIES;
+use options::{AfterRead, Reading};
+use write::Writer;
 
 /// The `typ`.
 pub const NAME: &str = "file";
-
-/// The properties, named as in eKuiper. A subscription's `extra` takes them too, and `resume` and `end`.
-pub const PROPERTIES: &[Property] = &[
-    Property::plain("path"),
-    Property::plain("fileType"),
-    Property::plain("interval"),
-    Property::plain("sendInterval"),
-    Property::plain("loop"),
-    Property::plain("ignoreStartLines"),
-    Property::plain("ignoreEndLines"),
-    Property::plain("hasHeader"),
-    Property::plain("columns"),
-    Property::plain("delimiter"),
-];
-
-/// What eKuiper has and this does not, with what to do instead.
-const NOT_HERE: [(&str, &str); 9] = [
-    (
-        "rollingInterval",
-        "files are not rolled here: let logrotate do it, a file that is gone is made anew",
-    ),
-    (
-        "rollingCount",
-        "files are not rolled here: let logrotate do it",
-    ),
-    (
-        "rollingSize",
-        "files are not rolled here: let logrotate do it",
-    ),
-    (
-        "rollingNamePattern",
-        "files are not rolled here: put {{.field}} into the file's name instead",
-    ),
-    ("actionAfterRead", "files are never removed or moved here"),
-    ("moveTo", "files are never removed or moved here"),
-    ("decompression", "compressed files are not read here"),
-    (
-        "compression",
-        "files are written as they are; the action's own compression compresses each message",
-    ),
-    ("parallel", "one file is read in order"),
-];
-
-/// How records are cut out of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum FileType {
-    Lines,
-    Json,
-    Csv,
-}
-
-/// How one file is read.
-#[derive(Clone, Debug)]
-struct Reading {
-    kind: FileType,
-    /// Read again from the start, this long after the end was reached.
-    again: Option<Duration>,
-    /// Between two records.
-    pause: Duration,
-    skip_first: usize,
-    skip_last: usize,
-    has_header: bool,
-    columns: Vec<String>,
-    delimiter: u8,
-    /// Bytes (lines, csv) or records (json) that were taken earlier.
-    resume: u64,
-    /// The taker wants to know when nothing more will come.
-    end: bool,
-}
 
 /// One rule's access to the files.
 #[derive(Debug)]
@@ -114,7 +52,8 @@ struct Attached {
     properties: Properties,
     context: Context,
     runtime: Handle,
-    writing: Mutex<()>,
+    shelf: Arc<Shelf>,
+    writer: Arc<tokio::sync::Mutex<Writer>>,
 }
 
 /// Attaches a rule to the files below `root`. Reading tasks run on `runtime`.
@@ -137,166 +76,78 @@ pub(super) fn attach(
             format!("the folder granted for files cannot be used: {error}"),
         )]
     })?;
-    let mut reader = Reader::new(properties, PROPERTIES, &root);
-    let folder = reader.string("path").unwrap_or_default();
-    if !folder.is_empty()
-        && let Err(error) = path::below(&root, &format!("{folder}/x"))
-    {
-        reader.error("path", error.message);
-    }
-    reading(&mut reader, 0);
-    reader
-        .finish()
-        .map_err(|errors| errors.into_iter().map(say_what_instead).collect::<Vec<_>>())?;
-    let properties = properties.clone();
+    options::check(properties, &root)?;
+    let folder = super::properties::text(properties, "path");
     Ok(Arc::new(Attached {
-        root,
-        folder,
-        properties,
+        folder: folder.unwrap_or_default().to_owned(),
+        properties: properties.clone(),
+        shelf: Arc::new(Shelf::new(&context)),
         context,
         runtime,
-        writing: Mutex::default(),
+        writer: Arc::new(tokio::sync::Mutex::new(Writer::new(root.clone()))),
+        root,
     }))
 }
 
-/// For a property of eKuiper's that is not here, the sentence that helps.
-fn say_what_instead(error: ConfigError) -> ConfigError {
-    let name = error.at.rsplit('/').next().unwrap_or_default();
-    match NOT_HERE
-        .iter()
-        .find(|(known, _)| known.eq_ignore_ascii_case(name))
-    {
-        Some((_, instead)) => ConfigError::new(error.at, *instead),
-        None => error,
-    }
-}
-
-fn reading(reader: &mut Reader<'_>, resume: u64) -> Reading {
-    let day = Duration::from_secs(24 * 3600);
-    let kind = match reader.one_of("fileType", &["json", "csv", "lines"]) {
-        Some("csv") => FileType::Csv,
-        Some("lines") => FileType::Lines,
-        // eKuiper's default.
-        _ => FileType::Json,
-    };
-    let interval = reader
-        .duration("interval", Duration::ZERO..=day)
-        .filter(|time| !time.is_zero());
-    let endless = reader.bool("loop").unwrap_or(false);
-    let delimiter = reader.string("delimiter").unwrap_or_else(|| ",".to_owned());
-    let byte = match delimiter.as_bytes() {
-        [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\n' | b'\r') => *byte,
-        _ => {
-            reader.error(
-                "delimiter",
-                "must be one ASCII character, not a quote and not a line end",
-            );
-            b','
-        }
-    };
-    let lines =
-        |reader: &mut Reader<'_>, name| reader.integer(name, 0..=1_000_000_u32).unwrap_or(0);
-    Reading {
-        kind,
-        again: interval.or(endless.then_some(Duration::ZERO)),
-        pause: reader
-            .duration("sendInterval", Duration::ZERO..=day)
-            .unwrap_or_default(),
-        skip_first: usize::try_from(lines(reader, "ignoreStartLines")).unwrap_or(usize::MAX),
-        skip_last: usize::try_from(lines(reader, "ignoreEndLines")).unwrap_or(usize::MAX),
-        has_header: reader.bool("hasHeader").unwrap_or(false),
-        columns: reader.strings("columns").unwrap_or_default(),
-        delimiter: byte,
-        resume,
-        end: false,
-    }
-}
-
 impl Attached {
-    fn find(&self, name: &str) -> Result<PathBuf, ConnectionError> {
+    /// The path below the root that a rule calls by this name.
+    fn named(&self, name: &str) -> Result<String, ConnectionError> {
         if self.folder.is_empty() {
-            return path::below(&self.root, name);
+            return Ok(name.to_owned());
         }
         // The name alone must be a plain one: `folder/../x` is not below the folder.
-        path::below(&self.root, name)?;
-        path::below(&self.root, &format!("{}/{name}", self.folder))
+        path::file_or_folder(&self.root, name)?;
+        Ok(format!("{}/{name}", self.folder))
     }
 
-    /// The connection's properties with those of one subscription over them.
-    fn reading_with(&self, extra: &[(String, String)]) -> Result<Reading, ConnectionError> {
-        let mut properties = self.properties.clone();
-        let (mut resume, mut end) = (0, false);
-        for (name, text) in extra {
-            if name.eq_ignore_ascii_case("resume") {
-                resume = text.parse().map_err(|_| {
-                    ConnectionError::misconfigured(
-                        "resume",
-                        "resume must be the offset of an earlier record",
-                    )
-                })?;
-                continue;
+    /// What a subscription's filter means.
+    fn files(&self, filter: &str, reading: &Reading) -> Result<Files, ConnectionError> {
+        let path = path::file_or_folder(&self.root, &self.named(filter)?)?;
+        let name = path.file_name().and_then(std::ffi::OsStr::to_str);
+        let (folder, only) = match (path.parent(), name) {
+            (Some(parent), Some(name)) if !path.is_dir() => {
+                (parent.to_owned(), Some(name.to_owned()))
             }
-            if name.eq_ignore_ascii_case("end") {
-                end = text.parse().map_err(|_| {
-                    ConnectionError::misconfigured("end", "end must be true or false")
-                })?;
-                continue;
-            }
-            let same = properties
-                .keys()
-                .find(|key| key.eq_ignore_ascii_case(name))
-                .cloned();
-            // Options are texts: what reads as a number, a boolean or a list is meant as one.
-            let parsed = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.clone()));
-            let stays_text =
-                name.eq_ignore_ascii_case("delimiter") || name.eq_ignore_ascii_case("path");
-            let value = if stays_text {
-                Value::String(text.clone())
-            } else {
-                parsed
-            };
-            properties.insert(same.unwrap_or_else(|| name.clone()), value);
-        }
-        let mut reader = Reader::new(&properties, PROPERTIES, &self.root);
-        let reading = Reading {
-            end,
-            ..reading(&mut reader, resume)
+            _ => (path, None),
         };
-        reader.finish().map_err(|errors| {
-            let texts: Vec<_> = errors
-                .into_iter()
-                .map(|e| say_what_instead(e).to_string())
-                .collect();
-            ConnectionError::misconfigured("option", texts.join("; "))
-        })?;
-        Ok(reading)
+        if let AfterRead::MoveTo(to) = &reading.after
+            && path::folder(&self.root, to)? == folder
+        {
+            let sentence = format!(
+                "moveTo: found \"{to}\", the folder that is read; files are moved into another one"
+            );
+            return Err(ConnectionError::misconfigured("option", sentence));
+        }
+        Ok(Files {
+            root: self.root.clone(),
+            folder,
+            only,
+            filter: filter.to_owned(),
+        })
     }
+}
 
-    async fn append(&self, file: &Path, lines: &[u8], durable: bool) -> std::io::Result<()> {
-        if let Some(folder) = file.parent() {
-            tokio::fs::create_dir_all(folder).await?;
+/// Reads what one filter names. A path that is missing may become a file or a folder.
+async fn read(mut files: Files, reading: Reading, desk: Desk) {
+    if let Some(name) = &files.only {
+        let path = files.folder.join(name);
+        let mut told = read::Told::default();
+        while let Err(error) = tokio::fs::metadata(&path).await {
+            told.cannot_read(&path, error, &desk.inbox);
+            tokio::time::sleep(read::TRY_AGAIN).await;
         }
-        let mut open = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .read(true)
-            .open(file)
-            .await?;
-        // A line that a crash cut off must not swallow the next one.
-        if open.metadata().await?.len() > 0 {
-            open.seek(SeekFrom::End(-1)).await?;
-            if open.read_u8().await? != b'\n' {
-                open.write_all(b"\n").await?;
-            }
-        }
-        open.write_all(lines).await?;
-        open.flush().await?;
-        if durable {
-            open.sync_data().await
-        } else {
-            Ok(())
+        if path.is_dir() {
+            files = Files {
+                folder: path,
+                only: None,
+                ..files
+            };
+        } else if reading.after == AfterRead::Keep {
+            let subject = files.filter.as_str().into();
+            return read::run(&path, subject, &reading, &desk.inbox, &desk.context).await;
         }
     }
+    folder::run(files, &reading, desk).await;
 }
 
 #[async_trait]
@@ -316,10 +167,18 @@ impl Connection for Attached {
 /// Ends the reading of a subscription's files when dropped.
 #[derive(Debug)]
 struct Subscription {
+    open: Arc<Mutex<Open>>,
+    inbox: Arc<Inbox>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 impl SubscriptionGuard for Subscription {}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        Open::close(&self.open, &self.inbox);
+    }
+}
 
 #[async_trait]
 impl Messaging for Attached {
@@ -329,24 +188,25 @@ impl Messaging for Attached {
         options: &SubscribeOptions,
         inbox: Arc<Inbox>,
     ) -> Result<Box<dyn SubscriptionGuard>, ConnectionError> {
-        let reading = self.reading_with(&options.extra)?;
-        let mut files = Vec::with_capacity(filters.len());
+        let reading = options::reading(&self.properties, &options.extra, &self.root)?;
+        let mut all = Vec::with_capacity(filters.len());
         for filter in filters {
-            let file = self
-                .find(filter)
+            let files = self
+                .files(filter, &reading)
                 .map_err(|error| ConnectionError::misconfigured("path", error.message))?;
-            files.push((filter, file));
+            all.push(files);
         }
-        let unread = Arc::new(AtomicUsize::new(files.len()));
-        let spawn = |(filter, file): (&String, PathBuf)| {
-            let task = read::run(
-                file,
-                filter.as_str().into(),
-                reading.clone(),
-                Arc::clone(&inbox),
-                self.context.clone(),
-            );
+        let open = Arc::<Mutex<Open>>::default();
+        let unread = Arc::new(AtomicUsize::new(all.len()));
+        let spawn = |files: Files| {
+            let desk = Desk {
+                shelf: Arc::clone(&self.shelf),
+                open: Arc::clone(&open),
+                inbox: Arc::clone(&inbox),
+                context: self.context.clone(),
+            };
             let (unread, end, inbox) = (Arc::clone(&unread), reading.end, Arc::clone(&inbox));
+            let task = read(files, reading.clone(), desk);
             AbortOnDropHandle::new(self.runtime.spawn(async move {
                 task.await;
                 if unread.fetch_sub(1, Ordering::AcqRel) == 1 && end {
@@ -355,7 +215,9 @@ impl Messaging for Attached {
             }))
         };
         Ok(Box::new(Subscription {
-            _tasks: files.into_iter().map(spawn).collect(),
+            _tasks: all.into_iter().map(spawn).collect(),
+            open: Arc::clone(&open),
+            inbox: Arc::clone(&inbox),
         }))
     }
 
@@ -364,41 +226,56 @@ impl Messaging for Attached {
         batch: &Batch,
         options: &PublishOptions,
     ) -> Result<Vec<Rejection>, ConnectionError> {
-        if let Some((name, _)) = options.extra.first() {
-            let sentence = format!("files know no option \"{name}\" for publishing; there is none");
-            return Err(ConnectionError::misconfigured("option", sentence));
-        }
         let durable = options.qos != Some(Qos::AtMostOnce);
-        let mut files: BTreeMap<PathBuf, (Vec<u8>, Vec<u32>)> = BTreeMap::new();
+        let mut writer = Arc::clone(&self.writer).lock_owned().await;
+        let how = writer.how(&self.properties, &options.extra)?;
         let mut rejections = Vec::new();
+        let mut files: BTreeMap<PathBuf, Vec<u32>> = BTreeMap::new();
         for (index, message) in (0_u32..).zip(batch.iter()) {
-            match self.find(options.subject.as_deref().unwrap_or(&message.subject)) {
-                Ok(file) => {
-                    let (lines, indices) = files.entry(file).or_default();
-                    lines.extend_from_slice(&message.payload);
-                    lines.push(b'\n');
-                    indices.push(index);
-                }
+            let subject = options.subject.as_deref().unwrap_or(&message.subject);
+            let path = self
+                .named(subject)
+                .and_then(|name| path::below(&self.root, &name));
+            match path {
+                Ok(path) => files.entry(path).or_default().push(index),
                 Err(error) => rejections.push(Rejection { index, error }),
             }
         }
-        let writing = self.writing.lock().await;
+        let mut work = Vec::with_capacity(files.len());
+        for (path, indices) in files {
+            let messages = indices
+                .iter()
+                .filter_map(|&index| batch.get(index as usize));
+            let payloads: Vec<_> = messages.map(|message| message.payload.clone()).collect();
+            work.push((path, indices, payloads));
+        }
+        // Whoever drops this future must not leave a write half-way that the next one runs into.
+        let write = self.runtime.spawn(async move {
+            let mut ends = Vec::with_capacity(work.len());
+            for (path, indices, payloads) in work {
+                let (done, error) = writer.append(&path, &payloads, &how, durable).await;
+                ends.push((indices, done, error));
+            }
+            ends
+        });
+        let ends = write.await.map_err(|error| {
+            ConnectionError::transient("io", "the file cannot be written").caused_by(error)
+        })?;
         let (mut written, mut failed) = (0, None);
-        for (file, (lines, indices)) in files {
-            if let Err(error) = self.append(&file, &lines, durable).await {
+        for (indices, done, error) in ends {
+            let (done, left) = indices.split_at(done.min(indices.len()));
+            written += done.len();
+            self.count_out(batch, done);
+            if let Some(error) = error {
                 let error =
                     ConnectionError::transient("io", "the file cannot be written").caused_by(error);
-                rejections.extend(indices.iter().map(|&index| Rejection {
+                rejections.extend(left.iter().map(|&index| Rejection {
                     index,
                     error: error.clone(),
                 }));
                 failed = Some(error);
-            } else {
-                written += indices.len();
-                self.count_out(batch, &indices);
             }
         }
-        drop(writing);
         match failed {
             Some(error) if written == 0 && rejections.len() == batch.len() => Err(error),
             _ => {

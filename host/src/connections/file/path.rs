@@ -11,6 +11,41 @@ use crate::error::ConnectionError;
 /// `denied`-like refusals are `permanent`: the path leaves the root, by `..`, by being absolute, or
 /// through a symbolic link; or it is no regular file.
 pub(super) fn below(root: &Path, relative: &str) -> Result<PathBuf, ConnectionError> {
+    let target = resolve(root, relative)?;
+    match target.metadata() {
+        // A FIFO would block, a device never end.
+        Ok(metadata) if !metadata.is_file() => Err(refused("is not a regular file")),
+        _ => Ok(target),
+    }
+}
+
+/// As [`below`], for a path that may be a folder too.
+///
+/// # Errors
+/// As [`below`].
+pub(super) fn file_or_folder(root: &Path, relative: &str) -> Result<PathBuf, ConnectionError> {
+    let target = resolve(root, relative)?;
+    match target.metadata() {
+        Ok(metadata) if !metadata.is_file() && !metadata.is_dir() => {
+            Err(refused("is neither a regular file nor a folder"))
+        }
+        _ => Ok(target),
+    }
+}
+
+/// As [`below`], for a folder.
+///
+/// # Errors
+/// As [`below`].
+pub(super) fn folder(root: &Path, relative: &str) -> Result<PathBuf, ConnectionError> {
+    let target = resolve(root, relative)?;
+    match target.metadata() {
+        Ok(metadata) if !metadata.is_dir() => Err(refused("is not a folder")),
+        _ => Ok(target),
+    }
+}
+
+fn resolve(root: &Path, relative: &str) -> Result<PathBuf, ConnectionError> {
     let path = Path::new(relative);
     let plain = path
         .components()
@@ -35,16 +70,11 @@ pub(super) fn below(root: &Path, relative: &str) -> Result<PathBuf, ConnectionEr
         return Err(refused("leads out of the folder that is granted"));
     }
     let rest = whole.strip_prefix(existing).unwrap_or(Path::new(""));
-    let target = if rest.as_os_str().is_empty() {
+    Ok(if rest.as_os_str().is_empty() {
         real
     } else {
         real.join(rest)
-    };
-    match target.metadata() {
-        // A FIFO would block, a device never end.
-        Ok(metadata) if !metadata.is_file() => Err(refused("is not a regular file")),
-        _ => Ok(target),
-    }
+    })
 }
 
 fn refused(why: &str) -> ConnectionError {

@@ -1,109 +1,195 @@
-//! The task that reads one file for one taker: once, or again and again. Waits for room in the
-//! taker's queue, so that a large file fills no memory and loses nothing.
+//! Reads one file for one taker, record by record. Waits for room in the taker's queue, so that a large
+//! file fills no memory and loses nothing.
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncSeekExt, BufReader, SeekFrom};
+use tokio::io::{AsyncBufRead, AsyncReadExt, AsyncSeekExt, BufReader, SeekFrom};
 use tokio::time::sleep;
 
+use super::folder::Open;
+use super::options::{FileType, Reading};
 use super::records::{Line, is_open, next_line, row_object};
-use super::{FileType, Reading};
+use super::settled::{Flow, Settling};
+use super::unpack::{Unpacking, unpacking};
 use crate::connections::{Context, Inbox};
 use crate::error::ConnectionError;
 use crate::message::{Delivery, Headers, Message, Subject};
 
 /// The wait before a file that could not be read is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
+pub(super) const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// The least wait before a file is read from its start again: a loop over an empty file must not spin.
-const LEAST: Duration = Duration::from_millis(100);
+pub(super) const LEAST: Duration = Duration::from_millis(100);
+const PIECE: usize = 64 * 1024;
 
-/// Reads until nothing more is to come. A file that is missing or cannot be read is told once and
-/// awaited.
+/// Reads a file once, or again and again, for a taker whose place in it is a number of bytes or records.
+/// A file that is missing or cannot be read is told once and awaited.
 pub(super) async fn run(
-    file: PathBuf,
+    file: &Path,
     subject: Subject,
-    mut reading: Reading,
-    inbox: Arc<Inbox>,
-    context: Context,
+    reading: &Reading,
+    inbox: &Inbox,
+    context: &Context,
 ) {
-    let mut told = false;
+    let resume = reading.resume.as_deref().unwrap_or_default();
+    let digits = resume.find(|c: char| !c.is_ascii_digit());
+    let mut start = resume
+        .get(..digits.unwrap_or(resume.len()))
+        .and_then(|digits| digits.parse().ok())
+        .unwrap_or(0);
+    let mut told = Told::default();
     loop {
         let mut taker = Taker {
             subject: &subject,
-            inbox: &inbox,
-            context: &context,
+            inbox,
+            context,
             pause: reading.pause,
+            settling: None,
+            place: None,
+            refused: false,
         };
-        let mut done = reading.resume;
-        match once(&file, &reading, &mut taker, &mut done).await {
+        match once(file, reading, &mut taker, &mut start).await {
             Ok(()) => {
-                told = false;
-                reading.resume = 0;
+                told = Told::default();
+                start = 0;
                 let Some(again) = reading.again else { return };
                 sleep(again.max(LEAST)).await;
             }
+            // What was delivered stays delivered.
             Err(error) => {
-                // What was delivered stays delivered.
-                reading.resume = done;
-                if !told {
-                    tracing::warn!(file = %file.display(), %error, "cannot read");
-                    let code = if error.kind() == io::ErrorKind::NotFound {
-                        "not-found"
-                    } else {
-                        "io"
-                    };
-                    inbox.fail(
-                        ConnectionError::transient(code, "the file cannot be read")
-                            .caused_by(error),
-                    );
-                    told = true;
-                }
+                told.cannot_read(file, error, inbox);
                 sleep(TRY_AGAIN).await;
             }
         }
     }
 }
 
-struct Taker<'a> {
-    subject: &'a Subject,
-    inbox: &'a Inbox,
-    context: &'a Context,
-    pause: Duration,
+/// Whether somebody was told of the present trouble.
+#[derive(Debug, Default)]
+pub(super) struct Told(bool);
+
+impl Told {
+    /// Tells the log and the taker, once.
+    pub(super) fn cannot_read(&mut self, file: &Path, error: io::Error, inbox: &Inbox) {
+        if self.0 {
+            return;
+        }
+        self.0 = true;
+        tracing::warn!(file = %file.display(), %error, "cannot read");
+        let code = match error.kind() {
+            io::ErrorKind::NotFound => "not-found",
+            _ => "io",
+        };
+        let sentence = "the file cannot be read";
+        inbox.fail(ConnectionError::transient(code, sentence).caused_by(error));
+    }
+}
+
+/// Whose records they are, where they must be settled.
+pub(super) struct Place<'a> {
+    /// What stands behind the number in the header `offset`.
+    pub suffix: &'a (dyn Fn(bool) -> String + Sync),
+    /// The header `file`.
+    pub file: &'a str,
+}
+
+/// Where its records are settled.
+pub(super) struct Settled<'a> {
+    pub settling: &'a Arc<Settling>,
+    pub flow: &'a Flow,
+    pub open: &'a Mutex<Open>,
+}
+
+impl Settled<'_> {
+    /// Gives a record to the taker when there is room for it. Never after the subscription has ended.
+    async fn give(&self, mut message: Message, inbox: &Inbox) {
+        let weight = message.weight();
+        loop {
+            self.flow.room().await;
+            inbox.room(weight).await;
+            match self.offer(message, weight, inbox) {
+                None => return,
+                Some(back) => message = back,
+            }
+            // A subscription that has ended aborts this task: here it can be.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Some: there is no room after all, or nobody to take it any more.
+    fn offer(&self, mut message: Message, weight: usize, inbox: &Inbox) -> Option<Message> {
+        // Closing takes back what was given: nothing may slip in between.
+        let open = self.open.lock();
+        if open.closed {
+            return Some(message);
+        }
+        let (key, take) = self.settling.take(weight);
+        message.arrival.delivery = key;
+        let take = Some(take);
+        let back = inbox.offer(Delivery { message, take }).err()?;
+        self.settling.withdraw(key);
+        Some(back.message)
+    }
+}
+
+pub(super) struct Taker<'a> {
+    pub subject: &'a Subject,
+    pub inbox: &'a Inbox,
+    pub context: &'a Context,
+    pub pause: Duration,
+    pub settling: Option<Settled<'a>>,
+    pub place: Option<Place<'a>>,
+    /// Something of the file went to the dead letters instead, cut short.
+    pub refused: bool,
 }
 
 impl Taker<'_> {
     async fn give(&mut self, payload: Bytes, offset: u64) {
         self.context.traffic.received(payload.len());
-        let headers = Headers::from(vec![("offset".to_owned(), offset.to_string())]);
+        let headers = match &self.place {
+            None => vec![("offset".to_owned(), offset.to_string())],
+            Some(place) => {
+                let offset = format!("{offset}{}", (place.suffix)(self.refused));
+                vec![
+                    ("offset".to_owned(), offset),
+                    ("file".to_owned(), place.file.to_owned()),
+                ]
+            }
+        };
         let message = Message {
             subject: self.subject.clone(),
-            headers,
+            headers: Headers::from(headers),
             ..Message::new(payload)
         };
-        let weight = message.weight();
-        let mut delivery = Delivery {
-            message,
-            take: None,
-        };
-        while let Err(back) = self.inbox.offer(delivery) {
-            delivery = back;
-            self.inbox.room(weight).await;
+        if let Some(settled) = &self.settling {
+            settled.give(message, self.inbox).await;
+        } else {
+            let weight = message.weight();
+            let mut delivery = Delivery {
+                message,
+                take: None,
+            };
+            while let Err(back) = self.inbox.offer(delivery) {
+                delivery = back;
+                self.inbox.room(weight).await;
+            }
         }
         if !self.pause.is_zero() {
             sleep(self.pause).await;
         }
     }
 
-    fn refuse(&self, head: &[u8], code: &str, sentence: &str) {
+    fn refuse(&mut self, head: &[u8], code: &str, sentence: &str) {
+        self.refused = true;
         self.context.traffic.refused.fetch_add(1, Ordering::Relaxed);
         let head = Bytes::copy_from_slice(head.get(..head.len().min(1024)).unwrap_or_default());
         self.context.refused.refused(
@@ -118,49 +204,123 @@ impl Taker<'_> {
     }
 }
 
-/// Once from `done` to the end. `done` is the place behind what was delivered.
-async fn once(
-    file: &PathBuf,
+/// Once from `done` to the end. `done` is the place behind what was delivered: a number of bytes (of
+/// what is in a compressed file), or of records in one that is read whole.
+pub(super) async fn once(
+    path: &Path,
     reading: &Reading,
     taker: &mut Taker<'_>,
     done: &mut u64,
 ) -> io::Result<()> {
-    let mut file = File::open(file).await?;
-    match reading.kind {
-        FileType::Json => json(&mut file, taker, done).await,
-        FileType::Lines | FileType::Csv => {
-            let length = file.metadata().await?.len();
-            if *done > length {
+    let file = File::open(path).await?;
+    let by_lines = matches!(reading.kind, FileType::Lines | FileType::Csv);
+    let mut from = match reading.packing {
+        None => {
+            if by_lines && *done > file.metadata().await?.len() {
                 // It was cut or made anew since: from the start.
                 *done = 0;
             }
-            lines(&mut file, reading, taker, done).await
+            From::Plain(BufReader::with_capacity(PIECE, file))
+        }
+        Some(packing) => From::Packed(unpacking(file.into_std().await, packing)),
+    };
+    match reading.kind {
+        FileType::Json | FileType::Raw => {
+            let Some(text) = whole(&mut from, taker).await? else {
+                return Ok(());
+            };
+            if !end(from, reading, taker).await {
+                // What could not be unpacked whole is no JSON either.
+                return Ok(());
+            }
+            match reading.kind {
+                FileType::Json => json(&text, taker, done).await,
+                _ if *done == 0 => {
+                    taker.give(text.into(), 1).await;
+                    *done = 1;
+                }
+                _ => {}
+            }
+        }
+        FileType::Lines | FileType::Csv => {
+            lines(&mut from, reading, taker, done).await?;
+            end(from, reading, taker).await;
+        }
+    }
+    Ok(())
+}
+
+/// What is in a file.
+enum From {
+    Plain(BufReader<File>),
+    Packed(Unpacking),
+}
+
+impl From {
+    fn text(&mut self) -> &mut (dyn AsyncBufRead + Unpin + Send) {
+        match self {
+            Self::Plain(file) => file,
+            Self::Packed(unpacking) => &mut unpacking.text,
+        }
+    }
+
+    /// Goes on from the place `to`; what was read so far ends at `at`, before it.
+    async fn skip(&mut self, at: u64, to: u64) -> io::Result<()> {
+        match self {
+            Self::Plain(file) => file.seek(SeekFrom::Start(to)).await.map(drop),
+            Self::Packed(unpacking) => {
+                let mut skipped = (&mut unpacking.text).take(to.saturating_sub(at));
+                let copied = tokio::io::copy_buf(&mut skipped, &mut tokio::io::sink()).await;
+                copied.map(drop)
+            }
         }
     }
 }
 
-/// The whole file is one value: each element of a list is a record, anything else is one record.
-async fn json(file: &mut File, taker: &mut Taker<'_>, done: &mut u64) -> io::Result<()> {
+/// After the end of the text: whether that was all. Else it is with the dead letters.
+async fn end(from: From, reading: &Reading, taker: &mut Taker<'_>) -> bool {
+    let (From::Packed(unpacking), Some(packing)) = (from, reading.packing) else {
+        return true;
+    };
+    let Err(error) = unpacking.end().await else {
+        return true;
+    };
+    let sentence = format!(
+        "the file is not {}, or it is damaged or cut short: {error}",
+        packing.word()
+    );
+    taker.refuse(&[], "decompression", &sentence);
+    false
+}
+
+/// All that is in the file. None: it is too large for one message, and with the dead letters.
+async fn whole(from: &mut From, taker: &mut Taker<'_>) -> io::Result<Option<Vec<u8>>> {
     let limit = u64::try_from(taker.limit()).unwrap_or(u64::MAX);
     let mut text = Vec::new();
-    file.take(limit.saturating_add(1))
+    from.text()
+        .take(limit.saturating_add(1))
         .read_to_end(&mut text)
         .await?;
     if text.len() > taker.limit() {
         taker.refuse(
             &text,
             "too-large",
-            "the JSON file is larger than the largest message; use fileType lines",
+            "the file is larger than the largest message; use fileType lines",
         );
-        return Ok(());
+        return Ok(None);
     }
-    let records: Vec<&RawValue> = match serde_json::from_slice(&text)
-        .or_else(|_| serde_json::from_slice(&text).map(|one| vec![one]))
+    Ok(Some(text))
+}
+
+/// The whole file is one value: each element of a list is a record, anything else is one record.
+async fn json(text: &[u8], taker: &mut Taker<'_>, done: &mut u64) {
+    let records: Vec<&RawValue> = match serde_json::from_slice(text)
+        .or_else(|_| serde_json::from_slice(text).map(|one| vec![one]))
     {
         Ok(records) => records,
         Err(error) => {
-            taker.refuse(&text, "json", &format!("the file is not JSON: {error}"));
-            return Ok(());
+            taker.refuse(text, "json", &format!("the file is not JSON: {error}"));
+            return;
         }
     };
     let first = usize::try_from(*done).unwrap_or(usize::MAX);
@@ -169,11 +329,10 @@ async fn json(file: &mut File, taker: &mut Taker<'_>, done: &mut u64) -> io::Res
         taker.give(payload, *done + 1).await;
         *done += 1;
     }
-    Ok(())
 }
 
 async fn lines(
-    file: &mut File,
+    from: &mut From,
     reading: &Reading,
     taker: &mut Taker<'_>,
     done: &mut u64,
@@ -181,27 +340,26 @@ async fn lines(
     let mut names = reading.columns.clone();
     let mut offset = 0;
     let mut line = Vec::new();
-    let mut from = BufReader::with_capacity(64 * 1024, file);
     let limit = taker.limit();
     for _ in 0..reading.skip_first {
-        if next_line(&mut from, &mut line, limit, &mut offset).await? == Line::End {
+        if next_line(&mut from.text(), &mut line, limit, &mut offset).await? == Line::End {
             return Ok(());
         }
     }
     if reading.kind == FileType::Csv && reading.has_header {
-        next_line(&mut from, &mut line, limit, &mut offset).await?;
+        next_line(&mut from.text(), &mut line, limit, &mut offset).await?;
         if names.is_empty() {
             names = super::records::fields(&String::from_utf8_lossy(&line), reading.delimiter);
         }
     }
     if *done > offset {
-        from.seek(SeekFrom::Start(*done)).await?;
+        from.skip(offset, *done).await?;
         offset = *done;
     }
     // The last lines are held back until it is known that they are not the last.
     let mut held: VecDeque<(Vec<u8>, u64)> = VecDeque::new();
     loop {
-        match next_line(&mut from, &mut line, limit, &mut offset).await? {
+        match next_line(&mut from.text(), &mut line, limit, &mut offset).await? {
             Line::End => return Ok(()),
             Line::TooLong => {
                 taker.refuse(
@@ -215,7 +373,7 @@ async fn lines(
         }
         let mut row = std::mem::take(&mut line);
         while reading.kind == FileType::Csv && is_open(&row) && row.len() < limit {
-            match next_line(&mut from, &mut line, limit, &mut offset).await? {
+            match next_line(&mut from.text(), &mut line, limit, &mut offset).await? {
                 Line::End => break,
                 Line::Whole | Line::TooLong => {
                     row.push(b'\n');
@@ -246,7 +404,7 @@ async fn lines(
                         None
                     }
                 },
-                FileType::Lines | FileType::Json => Some(Bytes::from(row)),
+                FileType::Lines | FileType::Json | FileType::Raw => Some(Bytes::from(row)),
             };
             if let Some(payload) = payload {
                 taker.give(payload, end).await;

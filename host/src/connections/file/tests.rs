@@ -1,8 +1,9 @@
 //! What a rule may rely on when it reads and writes files.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::connections::pool::tests::context;
@@ -252,7 +253,10 @@ async fn what_is_not_granted_or_not_here_is_refused_by_name() {
     );
     let errors = attached(
         folder.path(),
-        json!({"rollingInterval": 1, "path": "../x", "fileTyp": "csv"}),
+        json!({
+            "rollingHook": "x", "path": "../x", "fileTyp": "csv", "actionAfterRead": 3,
+            "decompression": "gzipp", "rollingNamePattern": "middle",
+        }),
     )
     .unwrap_err();
     let texts = errors
@@ -260,7 +264,14 @@ async fn what_is_not_granted_or_not_here_is_refused_by_name() {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join("\n");
-    for part in ["logrotate", "without \"..\"", "did you mean \"fileType\""] {
+    for part in [
+        "nothing is called when a file is finished",
+        "without \"..\"",
+        "did you mean \"fileType\"",
+        "actionAfterRead: found the number 3; must be a whole number from 0 to 2",
+        "\"gzipp\"; did you mean \"gzip\"? Allowed: gzip, zlib, flate, zstd",
+        "\"middle\"; Allowed: prefix, suffix, none",
+    ] {
         assert!(texts.contains(part), "{part} in {texts}");
     }
     let connection = attached(folder.path(), json!({})).unwrap();

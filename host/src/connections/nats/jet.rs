@@ -181,7 +181,10 @@ async fn deliver(
         None => answer(handle, reply, AckKind::Term).await,
         Some(message) => {
             let takers = shared.takers.of(wanted);
-            match shared.window.give(key, reply.clone(), &message, again, &takers) {
+            match shared
+                .window
+                .give(key, reply.clone(), &message, again, &takers)
+            {
                 Fate::Given | Fate::Bound => Ok(()),
                 Fate::Settled => answer(handle, reply, AckKind::Ack).await,
                 Fate::Untaken => answer(handle, reply, AckKind::Nak(None)).await,

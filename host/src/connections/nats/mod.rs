@@ -30,8 +30,8 @@ use super::interest::Interest;
 use super::uplink::Uplink;
 use super::window::Window;
 use super::{
-    Carries, ConfigError, Connection, ConnectionType, Context, Inbox, Messaging, Properties, Property,
-    PublishOptions, SubscribeOptions, SubscriptionGuard,
+    Carries, ConfigError, Connection, ConnectionType, Context, Inbox, Messaging, Properties,
+    Property, PublishOptions, SubscribeOptions, SubscriptionGuard,
 };
 use crate::error::ConnectionError;
 use crate::message::{Batch, Rejection};

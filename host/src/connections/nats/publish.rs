@@ -370,7 +370,12 @@ mod tests {
 
     #[test]
     fn what_a_stream_would_take_for_a_command_is_not_sent_on() {
-        for name in ["Nats-Msg-Id", "nats-rollup", "NATS-Expected-Stream", "kv-operation"] {
+        for name in [
+            "Nats-Msg-Id",
+            "nats-rollup",
+            "NATS-Expected-Stream",
+            "kv-operation",
+        ] {
             assert!(carries(name, "x").is_err(), "{name}");
         }
         for name in ["nats", "X-Nats-Msg-Id", "KVOperation", "message-id"] {
@@ -384,7 +389,13 @@ mod tests {
 
     #[test]
     fn a_header_that_cannot_be_written_is_left_out_unless_the_action_says_so_itself() {
-        for (name, value) in [(":query", "a=b"), ("a b", "x"), ("é", "x"), ("a", "b\r\nc"), ("", "x")] {
+        for (name, value) in [
+            (":query", "a=b"),
+            ("a b", "x"),
+            ("é", "x"),
+            ("a", "b\r\nc"),
+            ("", "x"),
+        ] {
             assert!(carries(name, value).is_err(), "{name}");
             assert!(one("a", &with(name, value), 1000).is_err(), "{name}");
         }

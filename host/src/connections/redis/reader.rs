@@ -319,7 +319,11 @@ fn claimed(reply: Value) -> (String, Vec<Entry>) {
     };
     let mut parts = reply.into_iter();
     let next = parts.next().and_then(text).unwrap_or_default();
-    let next = if next.is_empty() { START.to_owned() } else { next };
+    let next = if next.is_empty() {
+        START.to_owned()
+    } else {
+        next
+    };
     (next, parts.next().map(entries).unwrap_or_default())
 }
 

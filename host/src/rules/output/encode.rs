@@ -40,7 +40,7 @@ pub struct Compression {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Method {
+pub(in crate::rules) enum Method {
     Gzip,
     Zlib,
     /// DEFLATE without a frame.
@@ -48,7 +48,7 @@ pub(super) enum Method {
     Zstd,
 }
 
-pub(super) const METHODS: [(&str, Method); 4] = [
+pub(in crate::rules) const METHODS: [(&str, Method); 4] = [
     ("gzip", Method::Gzip),
     ("zlib", Method::Zlib),
     ("flate", Method::Flate),
@@ -56,8 +56,17 @@ pub(super) const METHODS: [(&str, Method); 4] = [
 ];
 
 impl Compression {
+    /// As hard as the method does by itself.
+    #[cfg(test)]
+    pub(in crate::rules) fn of(method: Method) -> Self {
+        Self {
+            method,
+            level: None,
+        }
+    }
+
     /// Compresses a payload. Writing to memory fails only for want of memory.
-    pub(super) fn apply(self, payload: &[u8]) -> io::Result<Vec<u8>> {
+    pub(in crate::rules) fn apply(self, payload: &[u8]) -> io::Result<Vec<u8>> {
         let level = self
             .level
             .and_then(|level| u32::try_from(level).ok())

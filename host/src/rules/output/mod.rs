@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 pub use self::batcher::{Batched, Batcher};
 pub use self::encode::{Compression, OutputFormat};
+pub(in crate::rules) use self::encode::{METHODS, Method};
 pub use self::properties::{Planned, dynamic_properties, is_dynamic};
 pub use self::rendered::{Addressed, Place, Rendered};
 pub use self::template::{DynamicProperty, RenderError, Template, TemplateError};

@@ -10,6 +10,7 @@ use super::{GuestPlan, Planner, RENDER, Reach, Role, SELECTORS, SHARED, SlotPlan
 use crate::config::pointer_to;
 use crate::connections::pool::otherwise;
 use crate::connections::{Interface, Properties, file, memory};
+use crate::rules::decompress;
 use crate::rules::duplicates::Deduplicate;
 use crate::rules::engine::TENANT;
 use crate::rules::message_id::MessageIdOptions;
@@ -386,7 +387,9 @@ impl Planner<'_> {
         if closed {
             let mut names: Vec<&str> = own.iter().map(String::as_str).collect();
             names.push("connectionSelector");
-            if role == Role::Sink {
+            if role == Role::Source {
+                names.push(decompress::PROPERTY);
+            } else {
                 names.extend(OutputPlan::PROPERTIES);
                 names.extend(SpillOptions::PROPERTIES);
                 names.extend(RetryPolicy::PROPERTIES);

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 pub use self::alone::{Alone, alone};
 pub use self::guest::schema;
 use self::guest::{Given, schema_properties};
+use super::decompress::{self, Decompression};
 use super::duplicates::Deduplicate;
 use super::engine::TENANT;
 use super::forward::ForwardTo;
@@ -49,6 +50,8 @@ pub struct StreamPlan {
     pub shared: bool,
     /// How payloads are decoded where a query looks inside.
     pub format: Format,
+    /// How payloads are unpacked first.
+    pub decompression: Option<Decompression>,
     /// The declared columns; none: whatever comes.
     pub fields: Vec<Field>,
     /// Topic, path, table: as the statement gives it.
@@ -398,6 +401,7 @@ impl Planner<'_> {
                 .unwrap_or_else(|| pointer.to_owned())
         };
         self.whose = format!("stream \"{}\"", statement.name);
+        let decompression = self.decompression(&connector, &mut props, &place);
         let divided = self.divided(&connector, &statement.typ, &mut props, &place);
         let guest = self.guest(
             connector,
@@ -411,9 +415,27 @@ impl Planner<'_> {
             name: statement.name.clone(),
             shared: statement.shared,
             format: statement.row_format(),
+            decompression,
             fields: statement.fields.clone(),
             datasource: statement.datasource.clone(),
             guest,
+        })
+    }
+
+    /// How the stream's payloads are unpacked. A connector that knows the property does it itself.
+    fn decompression(
+        &mut self,
+        connector: &Connector,
+        props: &mut Map<String, Value>,
+        place: &dyn Fn(&str) -> String,
+    ) -> Option<Decompression> {
+        let own = schema_properties(&schema(connector, Role::Source));
+        if own.iter().any(|name| name == decompress::PROPERTY) {
+            return None;
+        }
+        Decompression::take_from(props).unwrap_or_else(|(key, sentence)| {
+            self.error(&place(&key), sentence);
+            None
         })
     }
 
