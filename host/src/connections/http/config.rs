@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
 use super::address::{self, Base, UserInfo};
+use super::oauth;
 use super::text::Text;
 use crate::connections::properties::{self, Reader};
 use crate::connections::tls::{self, TlsConfig};
@@ -237,8 +238,8 @@ impl Config {
     /// The headers of every request, secrets as they are now, with the fields of the present token.
     ///
     /// # Errors
-    /// `disconnected`: a file or a variable is not there at present. `misconfigured`: a header asks for
-    /// a field that the token's answer does not have, or what comes out is none.
+    /// `disconnected`: a file or a variable is not there at present. Slow besides: the token's answer
+    /// does not have the field that a header asks for, or has no token, or what comes out is no header.
     pub(super) fn headers(
         &self,
         token: Option<&Map<String, Value>>,
@@ -258,24 +259,32 @@ impl Config {
             let token = self.look_up(token)?;
             map.insert(AUTHORIZATION, bearer(token.expose_secret())?);
         }
-        if let Some(fields) = token
-            && let Some(token) = fields.get("access_token").and_then(Value::as_str)
-        {
-            map.insert(AUTHORIZATION, bearer(token)?);
+        if let Some(fields) = token {
+            match fields.get("access_token").and_then(Value::as_str) {
+                Some(token) => drop(map.insert(AUTHORIZATION, bearer(token)?)),
+                None if self.headers.iter().all(|(_, text)| text.is_plain()) => {
+                    // Nothing would carry a token: the answer is none.
+                    return Err(oauth::lacks("access_token"));
+                }
+                None => {}
+            }
         }
         let nothing = Map::new();
         for (name, text) in &self.headers {
             let filled = text.fill(token.unwrap_or(&nothing)).map_err(|field| {
-                ConnectionError::misconfigured(
+                ConnectionError::disconnected(
                     "oauth:field",
                     format!("header \"{name}\" asks for the field \"{field}\", which the token's answer does not have"),
                 )
+                .slow()
             })?;
+            // One without fields was checked where it was read.
             let mut value = HeaderValue::from_str(&filled).map_err(|_| {
-                ConnectionError::misconfigured(
+                ConnectionError::disconnected(
                     "header",
                     format!("what stands in header \"{name}\" cannot be sent in one"),
                 )
+                .slow()
             })?;
             value.set_sensitive(!text.is_plain());
             map.append(name.clone(), value);

@@ -12,7 +12,7 @@ use windlass_tests::httpd::{Httpd, Reply};
 use super::HttpServer;
 use crate::connections::testing::context;
 use crate::connections::{Connection, ConnectionType, HttpHead, HttpRequest, HttpResponse};
-use crate::error::{ConnectionError, ErrorKind};
+use crate::error::{ConnectionError, ErrorKind, Pace};
 
 fn build(server: &Httpd, more: &Value) -> Arc<dyn Connection> {
     let mut properties = json!({ "url": server.url("/base") });
@@ -161,4 +161,39 @@ async fn a_link_is_lost_when_nobody_is_there_and_while_it_is_down_a_request_wait
     });
     dialled.unwrap();
     assert_eq!(answer.unwrap().status, 204);
+}
+
+#[tokio::test]
+async fn a_token_endpoint_that_once_says_something_else_is_asked_again() {
+    let own = json!({ "headers": { "X-Token": "{{.token}}" } });
+    let access = json!({ "access": { "body": "{}", "expire": "{{.life}}" } });
+    let client = json!({ "clientCredentials": { "clientId": "a", "clientSecret": "geheim" } });
+    for (oauth, more, good) in [
+        (&access, &own, r#"{"token":"t","life":60}"#),
+        (&client, &own, r#"{"token":"t"}"#),
+        (&client, &json!({}), r#"{"access_token":"t"}"#),
+    ] {
+        let times = std::sync::atomic::AtomicUsize::new(0);
+        let server = Httpd::start(move |asked| match asked.target.as_str() {
+            "/token" if times.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 => {
+                Reply::text(200, r#"{"code":500,"msg":"busy"}"#)
+            }
+            "/token" => Reply::text(200, good),
+            _ => Reply::status(204),
+        });
+        let mut more = more.clone();
+        more["oauth"] = oauth.clone();
+        for call in more["oauth"].as_object_mut().unwrap().values_mut() {
+            call["url"] = server.url("/token").into();
+        }
+        let link = build(&server, &more);
+        let error = link.connect().await.unwrap_err();
+        assert_eq!(
+            (error.kind, error.code.as_str(), error.pace),
+            (ErrorKind::Disconnected, "oauth:field", Pace::Slow),
+            "{more}"
+        );
+        link.connect().await.unwrap();
+        assert_eq!(send(&*link, "POST", "", &[]).await.unwrap().status, 204);
+    }
 }
