@@ -87,6 +87,11 @@ impl Source for EdgexSource {
         let mut rows = Vec::new();
         for (place, (payload, subject)) in each(&columns).enumerate() {
             let Some(subject) = topic::topic(&self.filters, subject) else {
+                // A pattern of Redis brings more than was asked for.
+                log::write(
+                    log::Level::Debug,
+                    &format!("{subject}: no filter asks for this topic"),
+                );
                 continue;
             };
             let header = |headers: &[String]| headers.get(place).cloned().unwrap_or_default();
