@@ -23,7 +23,7 @@ const OWN: &[Property] = &[
     Property::plain("headers")
         .of(PropertyKind::TextMap)
         .about("Headers of every request. With oauth they may hold {{.field}} of the token's answer."),
-    Property::plain("timeout").duration().default("5s").about("For one request and its answer."),
+    Property::plain("timeout").duration_in_call().default("5s").about("For one request and its answer."),
     Property::plain("username").text().about("HTTP Basic: the user."),
     Property::secret("password").about("HTTP Basic: the password."),
     Property::secret("token").about("The bearer token of every request."),
@@ -210,6 +210,9 @@ impl Config {
                 reader
                     .warn("credentials are sent without TLS: whoever is on the way can read them");
             }
+        }
+        for (_, sentence) in properties::beyond_call(given, PROPERTIES, limits.call) {
+            reader.warn(sentence);
         }
         let warnings = reader.finish()?;
         let Some(base) = base else {

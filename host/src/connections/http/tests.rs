@@ -197,3 +197,38 @@ async fn a_token_endpoint_that_once_says_something_else_is_asked_again() {
         assert_eq!(send(&*link, "POST", "", &[]).await.unwrap().status, 204);
     }
 }
+
+#[tokio::test]
+async fn a_server_that_needs_longer_than_a_call_has_is_no_silent_one() {
+    let server =
+        Httpd::start(|_| Reply::After(Duration::from_millis(300), Box::new(Reply::status(204))));
+    let link = build(&server, &json!({ "timeout": "60s" }));
+    assert!(link.warnings()[0].contains("callDeadline"));
+    assert!(build(&server, &json!({})).warnings().is_empty());
+    link.connect().await.unwrap();
+    let calls = async {
+        for _ in 0..7 {
+            let end = Instant::now() + Duration::from_millis(100);
+            let request = HttpRequest {
+                head: Arc::new(HttpHead {
+                    method: "POST".to_owned(),
+                    ..HttpHead::default()
+                }),
+                body: "x".into(),
+            };
+            let answers = link.http().unwrap().send_all(vec![request], end, end).await;
+            let error = answers[0].clone().unwrap().unwrap_err();
+            assert_eq!(
+                (error.kind, error.code.as_str()),
+                (ErrorKind::Transient, "timeout")
+            );
+        }
+        assert_eq!(send(&*link, "POST", "", &[]).await.unwrap().status, 204);
+    };
+    tokio::select! {
+        error = link.lost() => panic!("{error:?}"),
+        () = calls => {}
+    }
+    let circuit = link.circuit().unwrap();
+    assert_eq!((circuit.opened, circuit.failures), (0, 0));
+}
