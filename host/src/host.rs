@@ -426,6 +426,7 @@ fn connection_limits(limits: &HostLimits) -> Limits {
         unsettled_messages: size(limits.unsettled_messages, default.unsettled_messages),
         unsettled_bytes: size(limits.unsettled_bytes, default.unsettled_bytes),
         max_message_bytes: size(limits.max_message_bytes, default.max_message_bytes),
+        call: guest_limits(limits).call_deadline,
     }
 }
 

@@ -203,7 +203,7 @@ impl Context {
     }
 }
 
-/// Bounds of one connection's memory.
+/// Bounds of one connection: of its memory, and of what is asked of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Inbound messages received and not settled. Past it the session disconnects with that reason.
@@ -212,6 +212,8 @@ pub struct Limits {
     pub unsettled_bytes: usize,
     /// The largest message taken in; larger ones are skipped by length and reported.
     pub max_message_bytes: usize,
+    /// How long a call of a connector may take, and what it asks for with it: `callDeadline`.
+    pub call: Duration,
 }
 
 impl Default for Limits {
@@ -220,6 +222,7 @@ impl Default for Limits {
             unsettled_messages: 65_535,
             unsettled_bytes: 64 * 1024 * 1024,
             max_message_bytes: 16 * 1024 * 1024,
+            call: Duration::from_secs(10),
         }
     }
 }

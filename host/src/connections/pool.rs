@@ -15,6 +15,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::backoff::Backoff;
 use super::dataport::DataPort;
+use super::properties::beyond_call;
 use super::registry::Registry;
 use super::status::{Status, StatusChange};
 use super::{ConfigError, Interface, Limits, Memory, Properties, Refused, Traffic, secrets};
@@ -145,7 +146,7 @@ impl Pool {
     }
 
     /// Builds a connection of that type to look at it: what it offers, and which of its properties
-    /// have no meaning here. Dials nothing; nothing enters the pool.
+    /// have no meaning here, or more than can be honoured. Dials nothing; nothing enters the pool.
     ///
     /// # Errors
     /// All mistakes; one in the type is at `/typ`, the others are at their properties.
@@ -185,9 +186,12 @@ impl Pool {
                 format!("\"{name}\" has no meaning here: {why}"),
             ))
         };
+        let call = self.shared.config.limits.call;
+        let late = beyond_call(props, known, call).into_iter();
+        let late = late.map(|(name, words)| ConfigError::new(format!("/{name}"), words));
         Ok(Look {
             interfaces: interfaces(&*entry.present()),
-            warnings: props.keys().filter_map(ignored).collect(),
+            warnings: props.keys().filter_map(ignored).chain(late).collect(),
         })
     }
 

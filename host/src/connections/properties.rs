@@ -273,13 +273,7 @@ impl<'a> Reader<'a> {
     /// A time: `"1m30s"`, `"500ms"`, or a whole number of milliseconds.
     pub fn duration(&mut self, name: &str, range: RangeInclusive<Duration>) -> Option<Duration> {
         let value = self.value(name)?;
-        let time = match value {
-            Value::String(text) => parse_duration(text),
-            other => whole(other)
-                .and_then(|ms| u64::try_from(ms).ok())
-                .map(Duration::from_millis),
-        };
-        match time {
+        match time(value) {
             Some(time) if range.contains(&time) => Some(time),
             _ => {
                 let (low, high) = (show_duration(*range.start()), show_duration(*range.end()));
@@ -420,6 +414,42 @@ pub(super) fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
         return Err(format!("it is larger than {limit} bytes"));
     }
     Ok(bytes)
+}
+
+/// A time as it may be written: a text, or milliseconds.
+fn time(value: &Value) -> Option<Duration> {
+    match value {
+        Value::String(text) => parse_duration(text),
+        other => whole(other)
+            .and_then(|ms| u64::try_from(ms).ok())
+            .map(Duration::from_millis),
+    }
+}
+
+/// Times that are given and that a call of a connector does not leave: their names as they are
+/// written, and a sentence about each. A call that waits for an answer ends a twentieth before its
+/// time is up.
+pub(super) fn beyond_call<'a>(
+    given: &'a Properties,
+    known: &[Property],
+    call: Duration,
+) -> Vec<(&'a str, String)> {
+    let most = call * 19 / 20;
+    let bounded = |name: &str| {
+        let same = |property: &&Property| property.name.eq_ignore_ascii_case(name);
+        known.iter().find(same).is_some_and(|it| it.in_call)
+    };
+    let late = |(name, value): (&'a String, &Value)| {
+        let time = time(value).filter(|time| *time > most && bounded(name))?;
+        let sentence = format!(
+            "\"{name}\" is {}, and a call has no more than {} (the host's \"callDeadline\" of {}, less a twentieth): what takes longer is cut off there, and tried again",
+            show_duration(time),
+            show_duration(most),
+            show_duration(call),
+        );
+        Some((name.as_str(), sentence))
+    };
+    given.iter().filter_map(late).collect()
 }
 
 /// A whole number, also where JSON wrote it as `1.0`.

@@ -23,6 +23,8 @@ pub struct Property {
     /// Where a source or an action makes its connection itself, the connector gets it too, if it knows
     /// it: an endpoint that the connector chooses and that no two connections may both have.
     pub both: bool,
+    /// It bounds what a connector asks for in one call, which has an end of its own.
+    pub in_call: bool,
 }
 
 /// What the value of a property is. As `properties::Reader` takes it; the schema is made of this.
@@ -62,6 +64,7 @@ impl Property {
             default: None,
             about: "",
             both: false,
+            in_call: false,
         }
     }
 
@@ -121,6 +124,15 @@ impl Property {
     #[must_use]
     pub const fn duration(self) -> Self {
         self.of(PropertyKind::Duration)
+    }
+
+    /// Its value is a time that a call must leave: see [`super::properties::beyond_call`].
+    #[must_use]
+    pub const fn duration_in_call(self) -> Self {
+        Self {
+            in_call: true,
+            ..self.duration()
+        }
     }
 
     /// Its value is one of these words.

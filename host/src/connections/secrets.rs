@@ -16,18 +16,34 @@ pub const MASK: &str = "******";
 /// A shorter secret is not looked for in texts: it would hide half of every sentence.
 const SHORTEST: usize = 4;
 
-/// Words in a name that make its value a secret, wherever it stands (headers, objects inside).
-const SECRET_WORDS: [&str; 9] = [
+/// Words in a name that make its value a secret, wherever it stands (headers, objects inside, queries
+/// of URLs). `-` and `_` do not count. Not `key` by itself: that of idempotency, a partition or a cache
+/// is none.
+const SECRET_WORDS: [&str; 20] = [
     "password",
     "passwd",
+    "passphrase",
     "secret",
     "token",
-    "apikey",
-    "api-key",
     "authorization",
-    "privatekey",
     "credential",
+    "cookie",
+    "sessionid",
+    "sessid",
+    "apikey",
+    "accesskey",
+    "accountkey",
+    "authkey",
+    "functionskey",
+    "masterkey",
+    "privatekey",
+    "sharedkey",
+    "signingkey",
+    "subscriptionkey",
 ];
+
+/// The same of words that must stand by themselves, since they are in too many others.
+const SECRET_PARTS: [&str; 6] = ["bearer", "hmac", "jwt", "pwd", "sig", "signature"];
 
 /// The properties as they may be shown: secrets masked, the user part of each URL masked, and so in
 /// objects and lists inside.
@@ -99,7 +115,19 @@ fn is_secret(name: &str, known: &[Property]) -> bool {
 
 fn sounds_secret(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
-    SECRET_WORDS.iter().any(|word| lower.contains(word))
+    let mut parts = lower.split(['-', '_']);
+    if parts.clone().any(|part| SECRET_PARTS.contains(&part)) {
+        return true;
+    }
+    // `Auth`, and `X-Auth-` whatever follows.
+    let first = parts.next().unwrap_or_default();
+    if first == "auth" && parts.clone().next().is_none()
+        || first == "x" && parts.next() == Some("auth")
+    {
+        return true;
+    }
+    let plain = lower.replace(['-', '_'], "");
+    SECRET_WORDS.iter().any(|word| plain.contains(word))
 }
 
 fn mask_value(value: &Value, secret: bool) -> Value {
@@ -293,6 +321,53 @@ mod tests {
         assert_eq!(shown["qos"], 1);
         let referred = mask(&props(json!({"password": "env:PW"})), KNOWN);
         assert_eq!(referred["password"], "env:PW");
+    }
+
+    #[test]
+    fn headers_that_carry_a_secret_are_known_by_their_names_and_others_stay() {
+        let secret = [
+            "Authorization",
+            "Proxy-Authorization",
+            "Cookie",
+            "Set-Cookie",
+            "Api-Key",
+            "X-API-Key",
+            "x_api_key",
+            "X-Goog-Api-Key",
+            "Ocp-Apim-Subscription-Key",
+            "X-Functions-Key",
+            "X-Auth",
+            "X-Auth-User",
+            "X-Auth-Key",
+            "Auth",
+            "X-Access-Key",
+            "X-JWT-Assertion",
+            "X-Hub-Signature-256",
+            "X-Session-Id",
+            "Private-Token",
+            "PWD",
+        ];
+        let harmless = [
+            "Accept",
+            "Content-Type",
+            "Idempotency-Key",
+            "Partition-Key",
+            "Sec-WebSocket-Key",
+            "X-Author",
+            "Authority",
+            "X-Request-Id",
+            "X-Design",
+            "Cache-Control",
+            "keyField",
+        ];
+        for (names, shown) in [(&secret[..], MASK), (&harmless[..], "hunter2")] {
+            for name in names {
+                let stored = props(json!({ "headers": { *name: "hunter2" } }));
+                assert_eq!(mask(&stored, KNOWN)["headers"][name], shown, "{name}");
+                let scrubber = Scrubber::new(&stored, KNOWN, Path::new("/"));
+                assert_eq!(scrubber.clean("hunter2"), shown, "{name}");
+            }
+        }
     }
 
     #[test]

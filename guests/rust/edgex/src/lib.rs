@@ -5,7 +5,7 @@
 //! Source: `topic` or `datasource` is one topic filter or several with commas, in MQTT's form on every
 //! bus. An envelope that is none, and an event without a usable reading, are refused: the host finds
 //! the one message and puts it to the dead letters. Sink: to `topic`, or to
-//! `<topicPrefix>/<profile>/<device>/<source>`; one message is one event.
+//! `<topicPrefix>/<profile>/<device>/<source>`; one message is one event. Defaults are eKuiper's.
 
 mod cbor;
 mod envelope;
@@ -87,6 +87,11 @@ impl Source for EdgexSource {
         let mut rows = Vec::new();
         for (place, (payload, subject)) in each(&columns).enumerate() {
             let Some(subject) = topic::topic(&self.filters, subject) else {
+                // A pattern of Redis brings more than was asked for.
+                log::write(
+                    log::Level::Debug,
+                    &format!("{subject}: no filter asks for this topic"),
+                );
                 continue;
             };
             let header = |headers: &[String]| headers.get(place).cloned().unwrap_or_default();
@@ -139,9 +144,13 @@ fn each(columns: &Columns) -> impl Iterator<Item = (&[u8], &str)> {
     })
 }
 
+/// Where eKuiper's events go unless told.
+const STANDARD_SINK_TOPIC: &str = "application";
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct SinkConfig {
+    /// As it was written: what holds a template is each message's subject.
     topic: Option<String>,
     topic_prefix: Option<String>,
     #[serde(default)]
@@ -220,7 +229,8 @@ fn sink(config: SinkConfig) -> Result<(Maker, Option<String>, PublishOptions), E
         ));
     }
     for topic in [&config.topic, &config.topic_prefix].into_iter().flatten() {
-        if topic.contains(['#', '+']) {
+        // What stands in a template is no part of the topic.
+        if !topic.contains("{{") && topic.contains(['#', '+']) {
             return Err(wrong("topic: must not contain # or +"));
         }
     }
@@ -235,10 +245,16 @@ fn sink(config: SinkConfig) -> Result<(Maker, Option<String>, PublishOptions), E
         metadata: config.metadata.filter(|name| !name.is_empty()),
         profile: or(config.profile_name, "ekuiperProfile"),
         device: or(config.device_name, "ekuiper"),
+        // The host fills in the rule's id; outside of a rule there is none.
         source: or(config.source_name, "windlass"),
     };
+    // With a prefix each message has a topic of its own, and so it has where the host renders it.
+    let subject = match (&config.topic_prefix, config.topic) {
+        (None, None) => Some(STANDARD_SINK_TOPIC.to_owned()),
+        (_, topic) => topic.filter(|topic| !topic.contains("{{")),
+    };
     let options = PublishOptions {
-        subject: config.topic,
+        subject,
         ..PublishOptions::default()
     };
     Ok((maker, config.topic_prefix, options))
@@ -296,15 +312,21 @@ mod tests {
             (prefix, options.subject.as_deref()),
             (None, Some("application"))
         );
+        let (_, prefix, options) = of(r#"{"topicPrefix":"edgex/events"}"#).unwrap();
         assert_eq!(
-            of(r#"{"topicPrefix":"edgex/events"}"#)
-                .unwrap()
-                .1
-                .as_deref(),
-            Some("edgex/events")
+            (prefix.as_deref(), options.subject),
+            (Some("edgex/events"), None)
         );
+        for (text, subject) in [
+            ("{}", Some("application")),
+            (r#"{"topic":"a/{{.b}}"}"#, None),
+        ] {
+            let (_, prefix, options) = of(text).unwrap();
+            assert_eq!((prefix, options.subject.as_deref()), (None, subject));
+        }
         for text in [
             r#"{"topic":"a","topicPrefix":"b"}"#,
+            r#"{"topic":"{{.a}}","topicPrefix":"b"}"#,
             r##"{"topic":"a/#"}"##,
             r#"{"topicPrefix":"b","messageType":"command"}"#,
         ] {

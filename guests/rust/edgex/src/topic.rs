@@ -3,33 +3,39 @@
 
 /// The subject of a message as an EdgeX topic, if the filter asks for it.
 pub(crate) fn topic(filters: &[String], subject: &str) -> Option<String> {
-    let levels = |text: &str| text.replace('.', "/");
+    // A slash in it: it comes as it is, and a dot is a part of its level, as in `v1.2`.
+    let dotted = !subject.contains('/');
+    let levels = |text: &str| {
+        if dotted {
+            text.replace('.', "/")
+        } else {
+            text.to_owned()
+        }
+    };
+    let topic = levels(subject);
     let asked = filters.iter().any(|filter| {
-        let filter: Vec<String> = levels(filter)
+        let filter: Vec<String> = levels(shared(filter))
             .split('/')
             .map(|level| match level {
-                ">" => "#".to_owned(),
-                "*" => "+".to_owned(),
+                ">" if dotted => "#".to_owned(),
+                "*" if dotted => "+".to_owned(),
                 other => other.to_owned(),
             })
             .collect();
-        matches(&filter, &levels(subject))
+        matches(&filter, &topic)
     });
-    asked.then(|| {
-        if subject.contains('/') {
-            subject.to_owned()
-        } else {
-            levels(subject)
-        }
-    })
+    asked.then_some(topic)
+}
+
+/// `$share/<group>/<filter>` is about who gets it, not what.
+fn shared(filter: &str) -> &str {
+    filter
+        .strip_prefix("$share/")
+        .and_then(|rest| rest.split_once('/'))
+        .map_or(filter, |(_group, filter)| filter)
 }
 
 fn matches(filter: &[String], topic: &str) -> bool {
-    // `$share/<group>/<filter>` is about who gets it, not what.
-    let filter = match filter {
-        [share, _, rest @ ..] if share == "$share" => rest,
-        all => all,
-    };
     let mut levels = topic.split('/');
     for wanted in filter {
         if wanted == "#" {
@@ -72,6 +78,10 @@ mod tests {
             ("$share/g/a/#", "a/b", Some("a/b")),
             ("a/b", "a/c", None),
             ("a/v1.2", "a/v1.2", Some("a/v1.2")),
+            ("a/+", "a/v1.2", Some("a/v1.2")),
+            ("a/+/c", "a/v1.2/c", Some("a/v1.2/c")),
+            ("a/v1/2", "a/v1.2", None),
+            ("$share/g.1/a/+", "a/v1.2", Some("a/v1.2")),
         ] {
             let filters = ["none".to_owned(), filter.to_owned()];
             assert_eq!(

@@ -87,9 +87,19 @@ fn plain(columns: &Columns) -> Option<Columns> {
 struct SinkConfig {
     node_name: Option<String>,
     group_name: Option<String>,
-    tags: Option<Vec<String>>,
+    /// As it was written. A node and a group are required, so that one that is not here is rendered;
+    /// of these that could not be told otherwise, and a message may bring a header of the same name.
+    #[serde(default)]
+    tags: Vec<String>,
     #[serde(default)]
     raw: bool,
+}
+
+impl SinkConfig {
+    /// The host renders the tags of each message.
+    fn renders_tags(&self) -> bool {
+        self.tags.iter().any(|tag| tag.contains("{{"))
+    }
 }
 
 #[derive(Debug)]
@@ -169,7 +179,7 @@ impl<'a> Targets<'a> {
         Self {
             nodes: rendered(config.node_name.is_some(), "nodeName"),
             groups: rendered(config.group_name.is_some(), "groupName"),
-            tags: rendered(config.tags.is_some(), "tags"),
+            tags: rendered(!config.renders_tags(), "tags"),
             config,
         }
     }
@@ -187,12 +197,11 @@ impl<'a> Targets<'a> {
             let name = configured.clone().or_else(|| at(rendered));
             name.ok_or_else(|| format!("{property} is empty for this row"))
         };
-        let tags = match (&self.config.tags, at(&self.tags)) {
-            (Some(tags), _) => tags.clone(),
-            (None, None) => Vec::new(),
-            (None, Some(list)) => {
-                serde_json::from_str(&list).map_err(|error| format!("tags: {error}"))?
-            }
+        let tags = if self.config.renders_tags() {
+            let list = at(&self.tags).ok_or("tags is empty for this row")?;
+            serde_json::from_str(&list).map_err(|error| format!("tags: {error}"))?
+        } else {
+            self.config.tags.clone()
         };
         Ok(Form::Tags(Target {
             node: name(&self.config.node_name, &self.nodes, "nodeName")?,
@@ -227,12 +236,13 @@ mod tests {
 
     #[test]
     fn names_come_from_the_configuration_or_from_what_was_rendered() {
-        let config: SinkConfig = from_json(r#"{"nodeName":"plc"}"#).unwrap();
+        let text = r#"{"nodeName":"plc","tags":["{{.x}}","b"]}"#;
+        let config: SinkConfig = from_json(text).unwrap();
         let targets = Targets {
             config: &config,
             nodes: Vec::new(),
-            groups: vec!["g1".to_owned(), String::new()],
-            tags: vec![r#"["a","b"]"#.to_owned()],
+            groups: vec!["g1".to_owned(), String::new(), "g3".to_owned()],
+            tags: vec![r#"["a","b"]"#.to_owned(); 2],
         };
         let Ok(Form::Tags(target)) = targets.of(0) else {
             panic!("tags")
@@ -240,6 +250,23 @@ mod tests {
         assert_eq!((&*target.node, &*target.group), ("plc", "g1"));
         assert_eq!(target.tags, ["a", "b"]);
         assert!(targets.of(1).is_err_and(|why| why.contains("groupName")));
+        // Nothing is rendered: not all columns.
+        assert!(targets.of(2).is_err_and(|why| why.contains("tags")));
+        // Headers that a message came with say nothing where nothing is rendered.
+        for (given, wanted) in [("", &[][..]), (r#","tags":["c"]"#, &["c"])] {
+            let text = format!(r#"{{"nodeName":"plc","groupName":"g"{given}}}"#);
+            let config: SinkConfig = from_json(&text).unwrap();
+            let targets = Targets {
+                config: &config,
+                nodes: Vec::new(),
+                groups: Vec::new(),
+                tags: vec![r#"{"floor":"2"}"#.to_owned()],
+            };
+            let Ok(Form::Tags(target)) = targets.of(0) else {
+                panic!("tags")
+            };
+            assert_eq!(target.tags, wanted);
+        }
         let raw: SinkConfig = from_json(r#"{"raw":true}"#).unwrap();
         let targets = Targets {
             config: &raw,

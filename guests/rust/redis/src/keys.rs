@@ -20,7 +20,7 @@ pub(crate) struct SinkConfig {
     rowkind_field: Option<String>,
     max_len: Option<u64>,
     entry_field: Option<String>,
-    /// Which of `channel`, `stream` and `key` it is where the host renders it and takes it out.
+    /// Which of `channel`, `stream` and `key` is given. It is seen; a wrong word is refused.
     mode: Option<Mode>,
 }
 
@@ -90,18 +90,23 @@ impl Writer {
         let wrong = |text: &str| Err(Error::misconfigured("config", text));
         // As in eKuiper, `key` goes before `field`.
         let field = config.field.filter(|_| config.key.is_none());
-        let keys = config.key.is_some() || field.is_some() || config.mode == Some(Mode::Key);
+        let keys = config.key.is_some() || field.is_some();
         let named = [&config.channel, &config.stream, &config.key];
         if named.iter().filter(|name| name.is_some()).count() > 1
             || (field.is_some() && (config.channel.is_some() || config.stream.is_some()))
         {
             return wrong("only one of channel, stream and key (or field) may be given");
         }
-        let stream = config.stream.is_some() || (config.mode == Some(Mode::Stream) && !keys);
-        if !keys && !stream && config.channel.is_none() && config.mode.is_none() {
-            return wrong(
-                "one of channel, stream, key and field is needed; where it has {{...}} in it, mode must say which one it is",
-            );
+        let stream = config.stream.is_some();
+        // Without any of them a message's own subject would be the key, and that is its publisher's choice.
+        let found = match (keys, stream) {
+            (true, _) => Mode::Key,
+            (false, true) => Mode::Stream,
+            (false, false) if config.channel.is_some() => Mode::Channel,
+            (false, false) => return wrong("one of channel, stream, key and field is needed"),
+        };
+        if config.mode.is_some_and(|mode| mode != found) {
+            return wrong("mode is not what is given: channel, stream, or key (or field)");
         }
         if !keys
             && (config.rowkind_field.is_some()
@@ -113,7 +118,9 @@ impl Writer {
         if !stream && (config.max_len.is_some() || config.entry_field.is_some()) {
             return wrong("maxLen and entryField go with stream only");
         }
+        // What holds a template the host has rendered into the subject of each message.
         let subject = config.key.or(config.stream).or(config.channel);
+        let subject = subject.filter(|text| !text.contains("{{"));
         let (write, delete) = match (keys, stream, config.data_type) {
             (true, _, DataType::String) => ("set", "del"),
             (true, _, DataType::List) => ("lpush", "lpop"),
@@ -336,9 +343,9 @@ mod tests {
                 Some("k"),
                 None,
             ),
-            (r#"{"mode":"key"}"#, "set", None, None),
-            (r#"{"mode":"stream"}"#, "xadd", None, None),
-            (r#"{"mode":"channel"}"#, "publish", None, None),
+            (r#"{"key":"a{{.b}}","mode":"key"}"#, "set", None, None),
+            (r#"{"stream":"{{.b}}"}"#, "xadd", None, None),
+            (r#"{"channel":"{{.b}}"}"#, "publish", None, None),
         ] {
             let writer = writer(text).unwrap();
             assert!(!writer.looks_inside(), "{text}");
@@ -350,6 +357,10 @@ mod tests {
         }
         for text in [
             "{}",
+            r#"{"mode":"key"}"#,
+            r#"{"mode":"stream"}"#,
+            r#"{"mode":"channel"}"#,
+            r#"{"mode":"key","channel":"{{.a}}"}"#,
             r#"{"channel":"c","key":"k"}"#,
             r#"{"stream":"s","field":"f"}"#,
             r#"{"channel":"c","expiration":5}"#,
@@ -401,7 +412,7 @@ mod tests {
 
     #[test]
     fn a_rendered_key_is_the_messages_own_subject() {
-        let writer = writer(r#"{"mode":"key","rowkindField":"do"}"#).unwrap();
+        let writer = writer(r#"{"key":"{{.k}}","rowkindField":"do"}"#).unwrap();
         let (runs, _) = writer.runs(&batch(&[r#"{"do":"insert"}"#]));
         assert_eq!(runs[0].columns.subjects, ["own"]);
     }

@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
 use super::address::{self, Base, UserInfo};
+use super::oauth;
 use super::text::Text;
 use crate::connections::properties::{self, Reader};
 use crate::connections::tls::{self, TlsConfig};
@@ -22,7 +23,7 @@ const OWN: &[Property] = &[
     Property::plain("headers")
         .of(PropertyKind::TextMap)
         .about("Headers of every request. With oauth they may hold {{.field}} of the token's answer."),
-    Property::plain("timeout").duration().default("5s").about("For one request and its answer."),
+    Property::plain("timeout").duration_in_call().default("5s").about("For one request and its answer."),
     Property::plain("username").text().about("HTTP Basic: the user."),
     Property::secret("password").about("HTTP Basic: the password."),
     Property::secret("token").about("The bearer token of every request."),
@@ -210,6 +211,9 @@ impl Config {
                     .warn("credentials are sent without TLS: whoever is on the way can read them");
             }
         }
+        for (_, sentence) in properties::beyond_call(given, PROPERTIES, limits.call) {
+            reader.warn(sentence);
+        }
         let warnings = reader.finish()?;
         let Some(base) = base else {
             // `url` has no mistake here, so there is one; the compiler cannot know.
@@ -237,8 +241,8 @@ impl Config {
     /// The headers of every request, secrets as they are now, with the fields of the present token.
     ///
     /// # Errors
-    /// `disconnected`: a file or a variable is not there at present. `misconfigured`: a header asks for
-    /// a field that the token's answer does not have, or what comes out is none.
+    /// `disconnected`: a file or a variable is not there at present. Slow besides: the token's answer
+    /// does not have the field that a header asks for, or has no token, or what comes out is no header.
     pub(super) fn headers(
         &self,
         token: Option<&Map<String, Value>>,
@@ -258,24 +262,32 @@ impl Config {
             let token = self.look_up(token)?;
             map.insert(AUTHORIZATION, bearer(token.expose_secret())?);
         }
-        if let Some(fields) = token
-            && let Some(token) = fields.get("access_token").and_then(Value::as_str)
-        {
-            map.insert(AUTHORIZATION, bearer(token)?);
+        if let Some(fields) = token {
+            match fields.get("access_token").and_then(Value::as_str) {
+                Some(token) => drop(map.insert(AUTHORIZATION, bearer(token)?)),
+                None if self.headers.iter().all(|(_, text)| text.is_plain()) => {
+                    // Nothing would carry a token: the answer is none.
+                    return Err(oauth::lacks("access_token"));
+                }
+                None => {}
+            }
         }
         let nothing = Map::new();
         for (name, text) in &self.headers {
             let filled = text.fill(token.unwrap_or(&nothing)).map_err(|field| {
-                ConnectionError::misconfigured(
+                ConnectionError::disconnected(
                     "oauth:field",
                     format!("header \"{name}\" asks for the field \"{field}\", which the token's answer does not have"),
                 )
+                .slow()
             })?;
+            // One without fields was checked where it was read.
             let mut value = HeaderValue::from_str(&filled).map_err(|_| {
-                ConnectionError::misconfigured(
+                ConnectionError::disconnected(
                     "header",
                     format!("what stands in header \"{name}\" cannot be sent in one"),
                 )
+                .slow()
             })?;
             value.set_sensitive(!text.is_plain());
             map.append(name.clone(), value);

@@ -183,17 +183,24 @@ impl Link {
     }
 
     /// Waits until the present token should be renewed, and renews it. Err: it could not, and is over.
+    ///
+    /// # Cancel safety
+    /// Not safe: an endpoint that gives each refresh token once has given the next one to nobody then.
     async fn keep_token(&self) -> Result<(), ConnectionError> {
-        let Some(live) = self.live.borrow().clone() else {
-            return std::future::pending().await;
-        };
-        let Some(at) = live.token.as_ref().and_then(Token::renew_at) else {
+        let mut changes = self.live.subscribe();
+        let live = changes.borrow_and_update().clone();
+        let renew_at = live
+            .as_ref()
+            .and_then(|live| live.token.as_ref()?.renew_at());
+        let (Some(live), Some(at)) = (live, renew_at) else {
             // A renewal after a 401 brings another one, perhaps with an end.
-            let mut changes = self.live.subscribe();
             drop(changes.changed().await);
             return Ok(());
         };
-        sleep_until(at).await;
+        tokio::select! {
+            () = sleep_until(at) => {}
+            _ = changes.changed() => return Ok(()),
+        }
         match self.renew(&live).await {
             Ok(()) => Ok(()),
             Err(error)
@@ -256,6 +263,8 @@ impl Connection for Link {
 
     async fn lost(&self) -> ConnectionError {
         let _driven = Driven(self);
+        // Outside of the loop: a renewal that is under way goes on whatever else happens.
+        let mut kept = std::pin::pin!(self.keep_token());
         loop {
             if let Some(error) = self.broken.lock().take() {
                 return error;
@@ -263,8 +272,11 @@ impl Connection for Link {
             tokio::select! {
                 () = self.told.notified() => {}
                 () = sleep(SWEEP) => self.sweep(),
-                kept = self.keep_token() => if let Err(error) = kept {
-                    return error;
+                done = &mut kept => {
+                    if let Err(error) = done {
+                        return error;
+                    }
+                    kept.set(self.keep_token());
                 }
             }
         }
@@ -322,5 +334,73 @@ impl Connection for Link {
 
     fn http(&self) -> Option<&dyn Http> {
         Some(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::{Value, json};
+    use windlass_tests::httpd::{Httpd, Reply};
+
+    use super::*;
+    use crate::connections::testing::context;
+
+    fn link(properties: &Value) -> Arc<Link> {
+        let context = context("api", Path::new("/"));
+        let properties = properties.as_object().unwrap();
+        let config = Config::read(properties, Path::new("/"), &context.limits).unwrap();
+        Link::new(config, context)
+    }
+
+    fn token(link: &Link) -> Option<Value> {
+        let live = link.live.borrow().clone()?;
+        live.token.as_ref()?.fields.get("token").cloned()
+    }
+
+    async fn until(what: impl Fn() -> bool) {
+        while !what() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_renewal_that_is_under_way_goes_on_whatever_else_the_link_does() {
+        let server = Httpd::start(|asked| match asked.target.as_str() {
+            "/access" => Reply::text(200, r#"{"token":"t1","refresh":"r1","life":1}"#),
+            // The next one is for good.
+            "/refresh" => Reply::After(
+                Duration::from_millis(400),
+                Box::new(Reply::text(
+                    200,
+                    r#"{"token":"t2","refresh":"r2","life":600}"#,
+                )),
+            ),
+            _ => Reply::status(204),
+        });
+        let link = link(&json!({
+            "url": server.url("/"), "headers": { "Authorization": "{{.token}}" },
+            "oauth": {
+                "access": { "url": server.url("/access"), "expire": "{{.life}}" },
+                "refresh": { "url": server.url("/refresh"), "body": "{{.refresh}}" },
+            },
+        }));
+        link.connect().await.unwrap();
+        let renewed = async {
+            let asked = |path: &str| server.asked().iter().any(|it| it.target == path);
+            until(|| asked("/refresh")).await;
+            // As the sweep does: it wakes the link, and nothing has happened to it.
+            link.told.notify_one();
+            until(|| token(&link) == Some("t2".into())).await;
+        };
+        tokio::select! {
+            error = link.lost() => panic!("{error:?}"),
+            done = timeout_at(Instant::now() + Duration::from_secs(5), renewed) => {
+                done.expect("it is renewed");
+            }
+        }
+        let asked: Vec<_> = server.asked().into_iter().map(|it| it.target).collect();
+        assert_eq!(asked, ["/access", "/refresh"]);
     }
 }

@@ -81,8 +81,12 @@ pub(super) async fn fetch(
             },
             Some(before),
         ) => {
-            // A refresh token that is used up: begin anew.
-            match ask(tls, posted(refresh, &before.fields)?, limit).await {
+            // A refresh token that is used up, or was never given: begin anew.
+            let refreshed = match posted(refresh, &before.fields) {
+                Ok(post) => ask(tls, post, limit).await,
+                Err(error) => Err(error),
+            };
+            match refreshed {
                 Ok(fields) => Some(merged(&before.fields, fields)),
                 Err(error) => {
                     tracing::debug!(err = error.report(), "a token could not be refreshed");
@@ -102,7 +106,7 @@ pub(super) async fn fetch(
 /// The token in an endpoint's answer.
 ///
 /// # Errors
-/// `disconnected`, slow: its life is no time; `misconfigured`: a field is missing.
+/// `disconnected`, slow: its life is no time, or a field is missing.
 pub(super) fn token(grant: &Grant, fields: Map<String, Value>) -> Result<Token, ConnectionError> {
     let life = life(grant, &fields)?;
     Ok(Token {
@@ -144,11 +148,14 @@ fn life(grant: &Grant, fields: &Map<String, Value>) -> Result<Option<Duration>, 
     }
 }
 
-fn lacks(field: &str) -> ConnectionError {
-    ConnectionError::misconfigured(
+/// An answer without a field that is asked for. Perhaps the configuration names a wrong one; perhaps
+/// the endpoint has only said that it is busy, with status 200. So it is asked again, slowly.
+pub(super) fn lacks(field: &str) -> ConnectionError {
+    ConnectionError::disconnected(
         "oauth:field",
         format!("the answer of the token endpoint has no field \"{field}\""),
     )
+    .slow()
 }
 
 fn posted(call: &Call, fields: &Map<String, Value>) -> Result<Post, ConnectionError> {
@@ -156,8 +163,10 @@ fn posted(call: &Call, fields: &Map<String, Value>) -> Result<Post, ConnectionEr
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     for (name, text) in &call.headers {
         let text = text.fill(fields).map_err(|field| lacks(&field))?;
+        // One without fields was checked where it was read.
         let value = HeaderValue::from_str(&text).map_err(|_| {
-            ConnectionError::misconfigured("header", format!("header \"{name}\" cannot be sent"))
+            ConnectionError::disconnected("header", format!("header \"{name}\" cannot be sent"))
+                .slow()
         })?;
         headers.insert(name.clone(), value);
     }

@@ -12,7 +12,7 @@ use windlass_tests::httpd::{Httpd, Reply};
 use super::HttpServer;
 use crate::connections::testing::context;
 use crate::connections::{Connection, ConnectionType, HttpHead, HttpRequest, HttpResponse};
-use crate::error::{ConnectionError, ErrorKind};
+use crate::error::{ConnectionError, ErrorKind, Pace};
 
 fn build(server: &Httpd, more: &Value) -> Arc<dyn Connection> {
     let mut properties = json!({ "url": server.url("/base") });
@@ -161,4 +161,74 @@ async fn a_link_is_lost_when_nobody_is_there_and_while_it_is_down_a_request_wait
     });
     dialled.unwrap();
     assert_eq!(answer.unwrap().status, 204);
+}
+
+#[tokio::test]
+async fn a_token_endpoint_that_once_says_something_else_is_asked_again() {
+    let own = json!({ "headers": { "X-Token": "{{.token}}" } });
+    let access = json!({ "access": { "body": "{}", "expire": "{{.life}}" } });
+    let client = json!({ "clientCredentials": { "clientId": "a", "clientSecret": "geheim" } });
+    for (oauth, more, good) in [
+        (&access, &own, r#"{"token":"t","life":60}"#),
+        (&client, &own, r#"{"token":"t"}"#),
+        (&client, &json!({}), r#"{"access_token":"t"}"#),
+    ] {
+        let times = std::sync::atomic::AtomicUsize::new(0);
+        let server = Httpd::start(move |asked| match asked.target.as_str() {
+            "/token" if times.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 => {
+                Reply::text(200, r#"{"code":500,"msg":"busy"}"#)
+            }
+            "/token" => Reply::text(200, good),
+            _ => Reply::status(204),
+        });
+        let mut more = more.clone();
+        more["oauth"] = oauth.clone();
+        for call in more["oauth"].as_object_mut().unwrap().values_mut() {
+            call["url"] = server.url("/token").into();
+        }
+        let link = build(&server, &more);
+        let error = link.connect().await.unwrap_err();
+        assert_eq!(
+            (error.kind, error.code.as_str(), error.pace),
+            (ErrorKind::Disconnected, "oauth:field", Pace::Slow),
+            "{more}"
+        );
+        link.connect().await.unwrap();
+        assert_eq!(send(&*link, "POST", "", &[]).await.unwrap().status, 204);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_needs_longer_than_a_call_has_is_no_silent_one() {
+    let server =
+        Httpd::start(|_| Reply::After(Duration::from_millis(300), Box::new(Reply::status(204))));
+    let link = build(&server, &json!({ "timeout": "60s" }));
+    assert!(link.warnings()[0].contains("callDeadline"));
+    assert!(build(&server, &json!({})).warnings().is_empty());
+    link.connect().await.unwrap();
+    let calls = async {
+        for _ in 0..7 {
+            let end = Instant::now() + Duration::from_millis(100);
+            let request = HttpRequest {
+                head: Arc::new(HttpHead {
+                    method: "POST".to_owned(),
+                    ..HttpHead::default()
+                }),
+                body: "x".into(),
+            };
+            let answers = link.http().unwrap().send_all(vec![request], end, end).await;
+            let error = answers[0].clone().unwrap().unwrap_err();
+            assert_eq!(
+                (error.kind, error.code.as_str()),
+                (ErrorKind::Transient, "timeout")
+            );
+        }
+        assert_eq!(send(&*link, "POST", "", &[]).await.unwrap().status, 204);
+    };
+    tokio::select! {
+        error = link.lost() => panic!("{error:?}"),
+        () = calls => {}
+    }
+    let circuit = link.circuit().unwrap();
+    assert_eq!((circuit.opened, circuit.failures), (0, 0));
 }

@@ -186,3 +186,33 @@ proptest! {
         prop_assert_eq!(read, Some(Duration::from_millis(ms)));
     }
 }
+
+#[test]
+fn a_time_that_a_call_does_not_leave_is_named_with_the_calls_own() {
+    const IN_CALL: &[Property] = &[
+        Property::plain("timeout").duration_in_call(),
+        Property::plain("connectTimeout").duration(),
+    ];
+    let call = 10 * SECOND;
+    for (given, late) in [
+        (
+            json!({ "timeout": "9500ms", "connectTimeout": "60s" }),
+            false,
+        ),
+        (json!({}), false),
+        (json!({ "timeout": "x" }), false),
+        (json!({ "timeout": 9501 }), true),
+        (json!({ "TIMEOUT": "1m" }), true),
+    ] {
+        let given = props(given);
+        let found = beyond_call(&given, IN_CALL, call);
+        assert_eq!(found.len(), usize::from(late), "{given:?}");
+        for (name, words) in found {
+            assert!(given.contains_key(name), "{name}");
+            assert!(
+                words.contains("callDeadline") && words.contains("10s"),
+                "{words}"
+            );
+        }
+    }
+}

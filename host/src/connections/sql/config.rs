@@ -21,7 +21,7 @@ const OWN: &[Property] = &[
     Property::plain("url").text().about("Another name of dburl."),
     Property::plain("maxConnections").integer(1, 1000).default("8").about("Connections of the pool."),
     Property::plain("connectTimeout").duration().default("5s").about("For reaching the server and its welcome."),
-    Property::plain("timeout").duration().default("60s").about("For one statement, or one transaction of many."),
+    Property::plain("timeout").duration_in_call().default("60s").about("For one statement, or one transaction of many."),
     Property::plain("busyTimeout").duration().default("5s").about("How long SQLite waits for a lock."),
     Property::plain("maxRows").integer(1, 1_000_000).default("10000").about("Rows of one answer."),
 ];

@@ -120,17 +120,20 @@ pub(super) trait Driver: fmt::Debug + Default + Send + Sync + 'static {
 
 /// A connection that is out of the pool. It goes back only if it was used to its end: one that was
 /// left in the middle of an answer is closed.
-struct Lent<DB: Database>(Option<PoolConnection<DB>>);
+struct Lent<DB: Database> {
+    conn: Option<PoolConnection<DB>>,
+    pool: Pool<DB>,
+}
 
 impl<DB: Database> Lent<DB> {
     fn give_back(mut self) {
-        drop(self.0.take());
+        drop(self.conn.take());
     }
 }
 
 impl<DB: Database> Drop for Lent<DB> {
     fn drop(&mut self) {
-        if let Some(conn) = self.0.take() {
+        if let Some(conn) = self.conn.take() {
             drop(conn.detach());
         }
     }
@@ -225,9 +228,10 @@ impl<D: Driver> Link<D> {
         }
     }
 
-    /// Tells `lost` what a call has met.
-    fn report(&self, error: &ConnectionError) {
-        if error.kind == ErrorKind::Disconnected {
+    /// Tells `lost` what a call over this pool has met; nothing, if the link has another one by now:
+    /// the old one is closed then.
+    fn report(&self, pool: &Pool<D::Db>, error: &ConnectionError) {
+        if error.kind == ErrorKind::Disconnected && !pool.is_closed() {
             self.broken.lock().get_or_insert_with(|| error.clone());
             self.told.notify_one();
         }
@@ -243,7 +247,12 @@ impl<D: Driver> Link<D> {
             Ok(Err(_)) | Err(_) => return Err(down()),
         };
         let failed = match timeout_at(end, pool.acquire()).await {
-            Ok(Ok(conn)) => return Ok(Lent(Some(conn))),
+            Ok(Ok(conn)) => {
+                return Ok(Lent {
+                    conn: Some(conn),
+                    pool,
+                });
+            }
             Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => None,
             Ok(Err(failed)) => Some(failed),
         };
@@ -257,7 +266,7 @@ impl<D: Driver> Link<D> {
             Some(failed) => error::of_dial(failed),
             None => down(),
         };
-        self.report(&error);
+        self.report(&pool, &error);
         Err(error)
     }
 
@@ -273,8 +282,11 @@ impl<D: Driver> Link<D> {
             return Ok(());
         }
         let asked = async {
-            let mut lent = Lent(Some(pool.acquire().await?));
-            if let Some(conn) = &mut lent.0 {
+            let mut lent = Lent {
+                conn: Some(pool.acquire().await?),
+                pool: pool.clone(),
+            };
+            if let Some(conn) = &mut lent.conn {
                 conn.ping().await?;
             }
             lent.give_back();
@@ -292,11 +304,12 @@ impl<D: Driver> Link<D> {
 
     /// What a call's failure means; the connection goes back where it can be used.
     fn failed(&self, lent: Lent<D::Db>, failure: Failure) -> ConnectionError {
+        let pool = lent.pool.clone();
         if failure.leaves_it_usable() {
             lent.give_back();
         }
         let error = failure.into_error();
-        self.report(&error);
+        self.report(&pool, &error);
         error
     }
 
@@ -394,7 +407,7 @@ impl<D: Driver> Sql for Link<D> {
         counted(&statement, params.len())?;
         let mut lent = self.lend().await?;
         let mut answer = Answer::new(self.bounds());
-        let done = match &mut lent.0 {
+        let done = match &mut lent.conn {
             Some(conn) => {
                 let work = self.driver.query(conn, &statement, params, &mut answer);
                 timeout(self.config.timeout, work).await
@@ -429,7 +442,7 @@ impl<D: Driver> Sql for Link<D> {
             return Ok(0);
         }
         let mut lent = self.lend().await?;
-        let done = match &mut lent.0 {
+        let done = match &mut lent.conn {
             Some(conn) => {
                 let work = self.driver.execute_many(conn, &statement, &params);
                 timeout(self.config.timeout, work).await
@@ -464,5 +477,34 @@ fn counted(statement: &Statement<'_>, given: usize) -> Result<(), ConnectionErro
             ),
         )),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+
+    use super::super::sqlite;
+    use super::*;
+    use crate::connections::testing::context;
+
+    #[tokio::test]
+    async fn a_late_failure_of_the_link_before_does_not_end_the_present_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let properties = json!({ "dburl": "sqlite:data.db" });
+        let config = Config::read(properties.as_object().unwrap(), folder.path()).unwrap();
+        let link = Link::<sqlite::Driver>::new(config, context("db", Path::new("/")));
+        link.connect().await.unwrap();
+        let gone = || Failure::Sql(sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into()));
+        let old = link.lend().await.unwrap();
+        link.connect().await.unwrap();
+        let error = link.failed(old, gone());
+        assert_eq!(error.kind, ErrorKind::Disconnected);
+        assert_eq!(link.broken.lock().as_ref().map(|error| error.kind), None);
+        let present = link.lend().await.unwrap();
+        link.failed(present, gone());
+        assert_eq!(link.lost().await.code, "io");
     }
 }

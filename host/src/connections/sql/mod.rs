@@ -17,6 +17,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use super::properties::beyond_call;
 use super::{ConfigError, Connection, ConnectionType, Context, Properties, Property};
 use config::Config;
 use link::Link;
@@ -34,7 +35,11 @@ impl ConnectionType for SqlDatabase {
         properties: &Properties,
         context: Context,
     ) -> Result<Arc<dyn Connection>, Vec<ConfigError>> {
-        let config = Config::read(properties, &context.base)?;
+        let mut config = Config::read(properties, &context.base)?;
+        let late = beyond_call(properties, config::PROPERTIES, context.limits.call);
+        config
+            .warnings
+            .extend(late.into_iter().map(|(_, words)| words));
         Ok(match config.dialect {
             Dialect::Sqlite => Arc::new(Link::<sqlite::Driver>::new(config, context)),
             Dialect::Postgres => Arc::new(Link::<postgres::Driver>::new(config, context)),

@@ -392,17 +392,64 @@ fn mistakes_are_named_and_no_secret_is_shown() {
     assert!(!format!("{built:?}").contains("hunter2"));
 }
 
-/// What came of these bytes, at a side that reads.
+/// What came of these bytes, at a side that reads, and writes what it is given.
 #[derive(Default)]
-struct Heard(usize);
+struct Heard(usize, Option<Frame>);
 
 impl wire::Side for Heard {
     fn next(&mut self, _cx: &std::task::Context<'_>) -> wire::Next {
-        wire::Next::Nothing
+        self.1.take().map_or(wire::Next::Nothing, wire::Next::Frame)
     }
     fn written(&mut self) {}
     fn arrived(&mut self, payload: bytes::Bytes) {
         self.0 += payload.len();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_on_which_a_large_message_moves_is_not_silent() {
+    use tokio_tungstenite::tungstenite::protocol::Role;
+    const LARGE: u16 = 5000;
+    const KEEP: Duration = Duration::from_secs(1);
+    for outwards in [false, true] {
+        let (near, mut far) = tokio::io::duplex(64);
+        let settings = Some(wire::settings(LARGE.into()));
+        let near = wire::Moved::new(near);
+        let socket = WebSocketStream::from_raw_socket(near, Role::Client, settings).await;
+        let mut wire = wire::Wire::new(socket, KEEP, LARGE.into());
+        let frame = outwards.then(|| Frame::binary(vec![0; LARGE.into()]));
+        let mut heard = Heard(0, frame);
+        let began = tokio::time::Instant::now();
+        let mut moved = began;
+        let far = async {
+            let mut header = vec![0x82, 126];
+            header.extend(LARGE.to_be_bytes());
+            let whole = [header, vec![0; LARGE.into()]].concat();
+            let mut left = usize::from(LARGE);
+            // It answers no ping: where would the answer go.
+            for part in whole.chunks(64) {
+                tokio::time::sleep(KEEP / 2).await;
+                if outwards {
+                    let mut some = [0; 64];
+                    left = left.saturating_sub(far.read(&mut some).await.unwrap());
+                } else {
+                    far.write_all(part).await.unwrap();
+                    left = left.saturating_sub(part.len());
+                }
+                moved = tokio::time::Instant::now();
+            }
+            assert!(left < 128, "{outwards}: {left}");
+            std::future::pending::<()>().await;
+        };
+        let end = tokio::select! {
+            end = wire.run(&mut heard) => end,
+            () = far => unreachable!(),
+        };
+        // Only when nothing moves any more, and then soon.
+        assert!(matches!(end, wire::End::Silent), "{outwards}: {end:?}");
+        assert!(moved > began + 30 * KEEP, "{outwards}: {:?}", moved - began);
+        assert!(moved.elapsed() < 3 * KEEP, "{outwards}");
+        assert_eq!(heard.0, if outwards { 0 } else { LARGE.into() });
     }
 }
 

@@ -147,11 +147,15 @@ pub(super) fn close_frame(code: CloseCode, reason: &'static str) -> Message {
     }))
 }
 
-/// A stream that notes that something got through: a large message on a slow link is no standstill.
+/// A stream that notes that something got through, either way: a large message on a slow link is no
+/// standstill.
 #[derive(Debug)]
 pub(super) struct Moved<S> {
     stream: S,
+    /// Out.
     moved: bool,
+    /// In.
+    heard: bool,
 }
 
 impl<S> Moved<S> {
@@ -159,6 +163,7 @@ impl<S> Moved<S> {
         Self {
             stream,
             moved: false,
+            heard: false,
         }
     }
 }
@@ -169,7 +174,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Moved<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.heard |= buf.filled().len() > before;
+        read
     }
 }
 
@@ -202,7 +210,10 @@ pub(super) struct Wire<S> {
     unflushed: bool,
     /// Of that, something came from the side.
     pending: bool,
-    last_read: Instant,
+    /// The stream took not all of it when it was last asked.
+    blocked: bool,
+    /// When the other side last showed that it lives.
+    alive: Instant,
     last_ping: Instant,
     timer: Pin<Box<Sleep>>,
     /// This side has said goodbye.
@@ -235,7 +246,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
             most,
             unflushed: false,
             pending: false,
-            last_read: now,
+            blocked: false,
+            alive: now,
             last_ping: now,
             timer: Box::pin(tokio::time::sleep(Duration::from_secs(3600))),
             closing: false,
@@ -268,7 +280,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
                 Ok(more) => more,
                 Err(error) => return Poll::Ready(self.end(error)),
             };
-            match Pin::new(&mut self.socket).poll_next(cx) {
+            let read = Pin::new(&mut self.socket).poll_next(cx);
+            // A part of a message will do: the whole of it may take long.
+            if std::mem::take(&mut self.socket.get_mut().heard) {
+                self.alive = Instant::now();
+            }
+            match read {
                 Poll::Ready(Some(Ok(message))) => self.read(message, side),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(self.end(error)),
                 Poll::Ready(None) => return Poll::Ready(self.end(Error::ConnectionClosed)),
@@ -281,7 +298,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
     }
 
     fn read(&mut self, message: Message, side: &mut dyn Side) {
-        self.last_read = Instant::now();
         match message {
             Message::Text(text) => side.arrived(Bytes::from(text)),
             Message::Binary(bytes) => side.arrived(bytes),
@@ -292,7 +308,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
                 self.unflushed = true;
                 let said = |frame: CloseFrame| (u16::from(frame.code), frame.reason.to_string());
                 self.left = Some(frame.map(said));
-                self.until.get_or_insert(self.last_read + GOODBYE);
+                self.until.get_or_insert(Instant::now() + GOODBYE);
             }
         }
     }
@@ -309,7 +325,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
                     self.until = Some(Instant::now() + GOODBYE);
                     return Ok(false);
                 }
-                Poll::Pending => return Ok(false),
+                Poll::Pending => {
+                    self.moving(side, true);
+                    return Ok(false);
+                }
             }
             match side.next(cx) {
                 Next::Nothing => break,
@@ -329,9 +348,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
         }
         if self.unflushed {
             let flushed = Pin::new(&mut self.socket).poll_flush(cx);
-            if std::mem::take(&mut self.socket.get_mut().moved) {
-                side.moving();
-            }
+            self.moving(side, flushed.is_pending());
             match flushed {
                 Poll::Ready(flushed) => flushed?,
                 Poll::Pending => return Ok(false),
@@ -342,6 +359,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
             }
         }
         Ok(more)
+    }
+
+    /// Notes what got through. What a stream takes only bit by bit, the other side reads: our ping stands
+    /// behind it, and its answer behind that. What is taken at once may have gone nowhere.
+    fn moving(&mut self, side: &mut dyn Side, blocked: bool) {
+        let was_blocked = std::mem::replace(&mut self.blocked, blocked);
+        if std::mem::take(&mut self.socket.get_mut().moved) {
+            side.moving();
+            if was_blocked {
+                self.alive = Instant::now();
+            }
+        }
     }
 
     /// What the socket's error means.
@@ -362,8 +391,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
         }
     }
 
-    /// The other side must be heard from within 1.4 times the keep-alive, whether or not what is written
-    /// gets through.
+    /// The other side must show within 1.4 times the keep-alive that it lives: by a byte that comes, or by
+    /// one that gets through where others wait for that.
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let now = Instant::now();
         let wake = match self.until {
@@ -373,12 +402,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
             Some(until) => until,
             None if self.keep_alive.is_zero() => return Poll::Pending,
             None => {
-                let dead = self.last_read + self.keep_alive.mul_f32(1.4);
+                let dead = self.alive + self.keep_alive.mul_f32(1.4);
                 if now >= dead {
                     return Poll::Ready(End::Silent);
                 }
                 let quiet = self.keep_alive.mul_f32(0.7);
-                let mut due = self.last_read.max(self.last_ping) + quiet;
+                let mut due = self.alive.max(self.last_ping) + quiet;
                 // A socket that takes nothing takes no ping; then silence decides.
                 if now >= due {
                     self.last_ping = now;

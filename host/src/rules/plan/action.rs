@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 
 use super::guest::{Given, schema_properties};
 use super::{
-    ActionPlan, GuestPlan, Planner, RENDER, Reach, Role, SELECTORS, SHARED, SlotPlan, schema,
+    ActionPlan, FILLED, GuestPlan, Planner, RENDER, Reach, Role, SELECTORS, SHARED, SlotPlan,
+    schema,
 };
 use crate::config::{ActionDef, RuleDef, pointer_to};
 use crate::connections::{Carries, ConfigError, Interface, Qos};
@@ -20,6 +21,19 @@ use crate::rules::output::{
 use crate::rules::retry::RetryPolicy;
 use crate::rules::spill::SpillOptions;
 use crate::runtime::Connector;
+
+/// Gives the connector what only the host knows, where its schema asks for it and nobody has given it.
+fn fill(props: &mut Map<String, Value>, schema: Option<&Value>, rule: &str) {
+    let properties = schema.and_then(|schema| schema.get("properties")?.as_object());
+    for (name, property) in properties.into_iter().flatten() {
+        if property.get(FILLED).is_some_and(|what| what == "rule") {
+            let value = props.entry(name).or_insert(Value::Null);
+            if value.is_null() || value == "" {
+                *value = rule.into();
+            }
+        }
+    }
+}
 
 impl Planner<'_> {
     pub(super) async fn action(
@@ -68,6 +82,8 @@ impl Planner<'_> {
         let connector = connector?;
         let divided = self.divided(&connector, &def.typ, &mut props, &at);
         let mut dynamic = self.rendered(&connector, &props, &def.pointer)?;
+        // After what is rendered: an id is text, whatever stands in it.
+        fill(&mut props, schema.as_ref(), &rule.id);
         let header = ids
             .as_ref()
             .and_then(|ids| self.id_header(ids, &def.typ, schema.as_ref(), &mut props));
@@ -283,5 +299,30 @@ impl Planner<'_> {
             }
         }
         Some(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_property_that_wants_the_rules_id_has_it_unless_told() {
+        let schema = json!({ "properties": {
+            "sourceName": { "type": "string", FILLED: "rule" }, "other": { "type": "string" },
+        }});
+        for (given, source) in [
+            (json!({}), "r1"),
+            (json!({ "sourceName": "" }), "r1"),
+            (json!({ "sourceName": "own" }), "own"),
+        ] {
+            let Value::Object(mut props) = given else {
+                panic!("an object")
+            };
+            fill(&mut props, Some(&schema), "r1");
+            assert_eq!(Value::Object(props), json!({ "sourceName": source }));
+        }
     }
 }

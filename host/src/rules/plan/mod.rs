@@ -136,6 +136,8 @@ pub enum Reach {
 const RENDER: &str = "x-windlass-render";
 /// The mark of a common property of actions that the connector wants to know too.
 const SHARED: &str = "x-windlass-shared";
+/// The mark of a sink's property that the host fills in where it is not given; `rule`: the rule's id.
+const FILLED: &str = "x-windlass-default";
 
 /// The conf key whose properties hold for all streams of its type.
 const DEFAULT: &str = "default";

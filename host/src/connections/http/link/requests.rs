@@ -26,6 +26,19 @@ use crate::error::{ConnectionError, ErrorKind};
 
 type Answer = Result<HttpResponse, ConnectionError>;
 
+/// Why there is no answer.
+enum Fault {
+    /// The call had no more time, which says nothing of the server.
+    Late,
+    Error(ConnectionError),
+}
+
+impl From<ConnectionError> for Fault {
+    fn from(error: ConnectionError) -> Self {
+        Self::Error(error)
+    }
+}
+
 /// For a request that has no end but its own: longer than any.
 const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -124,7 +137,12 @@ impl Link {
         if batch.is_over() {
             return None;
         }
-        let answer = self.sent(batch, &live, request).await;
+        let answer = match self.sent(batch, &live, request).await {
+            Ok(response) => Ok(response),
+            // Whoever needs longer than a call has is no less there: no verdict.
+            Err(Fault::Late) => return Some(Err(too_late())),
+            Err(Fault::Error(error)) => Err(error),
+        };
         self.judge(&live, pass, &answer);
         if let Ok(response) = &answer {
             self.count(request, response);
@@ -140,17 +158,22 @@ impl Link {
     }
 
     /// Sends it, and once more with another token if the present one is refused.
-    async fn sent(&self, batch: &Batch, live: &Arc<Live>, request: &HttpRequest) -> Answer {
+    async fn sent(
+        &self,
+        batch: &Batch,
+        live: &Arc<Live>,
+        request: &HttpRequest,
+    ) -> Result<HttpResponse, Fault> {
         let mut answer = self.once(batch, live, request).await?;
         if answer.status != StatusCode::UNAUTHORIZED.as_u16() {
             return Ok(answer);
         }
         if live.token.is_some() {
             let renewed = timeout_at(batch.end, async {
-                self.renew(live).await?;
+                self.renew_to_the_end(live).await?;
                 self.up().await
             });
-            let live = renewed.await.unwrap_or_else(|_elapsed| Err(too_late()))?;
+            let live = renewed.await.map_err(|_elapsed| Fault::Late)??;
             answer = self.once(batch, &live, request).await?;
         }
         if answer.status == StatusCode::UNAUTHORIZED.as_u16() {
@@ -158,12 +181,28 @@ impl Link {
                 "http:401",
                 "the server refuses the credentials (HTTP 401)",
             )
-            .slow());
+            .slow()
+            .into());
         }
         Ok(answer)
     }
 
-    async fn once(&self, batch: &Batch, live: &Arc<Live>, request: &HttpRequest) -> Answer {
+    /// Renews the token, and goes on with that though the request has no more time to wait for it: see
+    /// `keep_token`.
+    async fn renew_to_the_end(&self, live: &Arc<Live>) -> Result<(), ConnectionError> {
+        let this = self.this.upgrade().ok_or_else(failure::closed)?;
+        let live = Arc::clone(live);
+        let work = tokio::spawn(async move { this.renew(&live).await });
+        work.await
+            .unwrap_or_else(|error| Err(failure::closed().caused_by(error)))
+    }
+
+    async fn once(
+        &self,
+        batch: &Batch,
+        live: &Arc<Live>,
+        request: &HttpRequest,
+    ) -> Result<HttpResponse, Fault> {
         let prepared = self.prepared(batch, live, &request.head)?;
         let limit = match request.timeout_ms {
             Some(ms) => Duration::from_millis(ms.into()),
@@ -178,12 +217,13 @@ impl Link {
             self.config.body_bytes,
         );
         match timeout(limit.min(left), work).await {
-            Ok(answer) => answer,
-            Err(_elapsed) if left < limit => Err(too_late()),
+            Ok(answer) => Ok(answer?),
+            Err(_elapsed) if left < limit => Err(Fault::Late),
             Err(_elapsed) => Err(failure::no_answer(&format!(
                 "the server does not answer within {} ms",
                 limit.as_millis()
-            ))),
+            ))
+            .into()),
         }
     }
 
