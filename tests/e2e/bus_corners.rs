@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use windlass_tests::load::{Subscribe, Subscriber};
-use windlass_tests::machine::{shared, wait_until};
+use windlass_tests::machine::{free_port, shared, wait_until};
 use windlass_tests::manifest::{Manifest, publish_to};
 use windlass_tests::mosquitto::Mosquitto;
 use windlass_tests::nats::Nats;
@@ -41,8 +41,8 @@ fn headers_that_come_with_a_message_are_no_commands_to_a_stream_and_no_dead_lett
         .connection("nats", "nats", json!({ "server": nats.url() }))
         .conf_key("nats", "jet", json!({ "connectionSelector": "nats", "qos": 1, "deliver": "all" }))
         .stream(r#"CREATE STREAM demo () WITH (TYPE="nats", DATASOURCE="in.x", FORMAT="json", CONF_KEY="jet")"#)
-        .rule("copy", "SELECT * FROM demo", to_nats("out.x"))
-        .rule("two", "SELECT * FROM demo", json!([
+        .rule("copy", "SELECT n FROM demo", to_nats("out.x"))
+        .rule("two", "SELECT n FROM demo", json!([
             { "nats": { "connectionSelector": "nats", "subject": "two.x", "qos": 1, "sendSingle": true } },
             { "nats": { "connectionSelector": "nats", "subject": "two.own", "qos": 1, "sendSingle": true, "headers": { "Nats-Msg-Id": "own" } } },
         ]));
@@ -257,4 +257,48 @@ fn sources_that_differ_in_what_the_server_does_not_tell_apart_get_all_of_it_each
         });
     }
     assert_eq!(nats.consumers("JET").len(), 1);
+}
+
+#[test]
+fn of_what_another_consumer_left_lying_only_so_much_is_taken_over_as_there_is_room_for() {
+    const LEFT: u64 = 4000;
+    let _machine = shared();
+    let redis = Redis::start();
+    let mut client = redis.client();
+    client
+        .say("XGROUP CREATE entries g 0 MKSTREAM")
+        .expect("made");
+    let payload = format!(r#"{{"n":"{}"}}"#, "x".repeat(2000));
+    for _ in 0..LEFT {
+        let added = client.command(&[b"XADD", b"entries", b"*", b"payload", payload.as_bytes()]);
+        added.expect("added");
+    }
+    client
+        .say(&format!(
+            "XREADGROUP GROUP g other COUNT {LEFT} STREAMS entries >"
+        ))
+        .expect("read");
+    std::thread::sleep(Duration::from_secs(4));
+    // Nothing can be written, and little goes to disk.
+    let manifest = Manifest::new()
+        .limits(json!({ "unsettledMessages": 200 }))
+        .mqtt("far", &format!("tcp://127.0.0.1:{}", free_port()))
+        .connection("redis", "redis", json!({ "address": redis.address() }))
+        .conf_key("redis", "entries", json!({ "connectionSelector": "redis", "group": "g", "claimIdle": "3s" }))
+        .stream(r#"CREATE STREAM entries () WITH (TYPE="redis", DATASOURCE="entries", FORMAT="json", CONF_KEY="entries")"#)
+        .rule("entries", "SELECT * FROM entries", json!([{ "mqtt": {
+            "connectionSelector": "far", "topic": "out", "qos": 1, "sendSingle": true,
+            "maxDiskBytes": 1_048_576, "overflow": "block",
+        } }]));
+    let windlass = Windlass::start(&manifest);
+    windlass.wait_connection("redis", "connected", LONG);
+    let left = || {
+        let pending = redis.client().say("XPENDING entries g").expect("pending");
+        let mut all = pending.items()[3].items().iter();
+        let other = all.find(|one| one.items()[0].text() == "other");
+        other.map_or(0, |one| one.items()[1].text().parse::<u64>().unwrap_or(0))
+    };
+    wait_until(LONG, "some is taken over", || left() < LEFT);
+    std::thread::sleep(Duration::from_secs(8));
+    assert!(left() > LEFT / 2, "{} of {LEFT} are left", left());
 }

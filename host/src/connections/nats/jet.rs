@@ -175,7 +175,8 @@ async fn deliver(
         tracing::debug!(connection = %shared.context.id, "a message without a way to acknowledge it");
         return Ok(());
     };
-    let again = shared.consumers.arrived(name, key.1) || again;
+    let place = key.1;
+    let again = shared.consumers.arrived(name, place) || again;
     let answered = match shared.context.received(super::link::ours(message)) {
         // Too large for this host: it is with the dead letters.
         None => answer(handle, reply, AckKind::Term).await,
@@ -187,7 +188,10 @@ async fn deliver(
             {
                 Fate::Given | Fate::Bound => Ok(()),
                 Fate::Settled => answer(handle, reply, AckKind::Ack).await,
-                Fate::Untaken => answer(handle, reply, AckKind::Nak(None)).await,
+                Fate::Untaken => {
+                    shared.consumers.gave_back(name, place);
+                    answer(handle, reply, AckKind::Nak(None)).await
+                }
             }
         }
     };
