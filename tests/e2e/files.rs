@@ -81,7 +81,7 @@ fn a_sink_that_rolls_and_is_killed_loses_nothing_that_was_acknowledged() {
         wait_ready(&windlass, &["plant"], &["roll"]);
     }
     let sent = publisher.stop();
-    let mut wanted: Vec<u64> = sent.acknowledged.iter().copied().collect();
+    let mut wanted = sent.acknowledged.clone();
     wanted.sort_unstable();
     let folder = files.path().join("out");
     let mut missing = Vec::new();
