@@ -112,7 +112,7 @@ impl Shelf {
         let marks = match all.entry(filter.to_owned()) {
             std::collections::hash_map::Entry::Occupied(there) => there.into_mut(),
             std::collections::hash_map::Entry::Vacant(new) => {
-                let kept = desk.context.memory.get(&memory_key(filter)).await;
+                let kept = desk.context.memory.get(&memory_key(filter)).await?;
                 let kept = kept.and_then(|kept| serde_json::from_str(&kept).ok());
                 new.insert(kept.unwrap_or_default())
             }

@@ -16,7 +16,7 @@ use tokio::fs::{self, File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, SeekFrom};
 use tokio::time::Instant;
 
-use super::after::{create_new, rename, with_mark};
+use super::after::{rename, with_mark};
 use super::options::{FileType, Stamped, Writing, writing};
 use super::unpack::{Packing, whole_pieces};
 use crate::connections::Properties;
@@ -174,17 +174,25 @@ impl Writer {
             // An earlier run may have ended in the middle of it.
             mend(&left, how).await?;
         }
-        let now = SystemTime::now()
+        let mut time = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_millis());
-        let wanted = match how.stamped {
-            Stamped::Before => {
-                let plain = name.file_name().unwrap_or_default().to_string_lossy();
-                name.with_file_name(format!("{now}-{plain}"))
+        // Two files within a millisecond: the second one takes the next.
+        let path = loop {
+            let wanted = match how.stamped {
+                Stamped::Before => {
+                    let plain = name.file_name().unwrap_or_default().to_string_lossy();
+                    name.with_file_name(format!("{time}-{plain}"))
+                }
+                _ => with_mark(name, &time.to_string()),
+            };
+            let mut options = OpenOptions::new();
+            match options.create_new(true).write(true).open(&wanted).await {
+                Ok(_file) => break wanted,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => time += 1,
+                Err(error) => return Err(error),
             }
-            _ => with_mark(name, &now.to_string()),
         };
-        let path = create_new(&wanted, &mut 1).await?;
         sync_folder(&path).await?;
         Ok(Current::new(path))
     }
@@ -562,8 +570,7 @@ async fn newest(name: &Path, stamped: Stamped) -> io::Result<Option<PathBuf>> {
                 .strip_prefix(&*stem)
                 .and_then(|it| it.strip_prefix('-')?.strip_suffix(extension)),
         };
-        // A number behind the time is one of several within a millisecond.
-        let time = stamp.and_then(|stamp| stamp.split('-').next()?.parse().ok());
+        let time = stamp.and_then(|stamp| stamp.parse().ok());
         if let Some(time) = time
             && entry.file_type().await?.is_file()
             && newest.as_ref().is_none_or(|(before, _)| *before <= time)

@@ -96,7 +96,7 @@ pub(super) fn carries(name: &str, value: &str) -> Result<(), &'static str> {
         let head = name.get(..command.len());
         head.is_some_and(|head| head.eq_ignore_ascii_case(command))
     };
-    if COMMANDS.iter().any(|command| begins(&command)) {
+    if COMMANDS.iter().any(begins) {
         return Err("to NATS it would be a command");
     }
     // Nobody asked for it: the message is worth more than a header that NATS has no way to write.

@@ -18,8 +18,8 @@ struct Kept(Mutex<HashMap<String, String>>);
 
 #[async_trait]
 impl Memory for Kept {
-    async fn get(&self, name: &str) -> Option<String> {
-        self.0.lock().get(name).cloned()
+    async fn get(&self, name: &str) -> Result<Option<String>, ConnectionError> {
+        Ok(self.0.lock().get(name).cloned())
     }
     async fn put(&self, name: &str, value: &str) -> Result<(), ConnectionError> {
         self.0.lock().insert(name.to_owned(), value.to_owned());

@@ -191,8 +191,9 @@ impl Link {
     /// `keep_token`.
     async fn renew_to_the_end(&self, live: &Arc<Live>) -> Result<(), ConnectionError> {
         let this = self.this.upgrade().ok_or_else(failure::closed)?;
-        let live = Arc::clone(live);
-        let work = tokio::spawn(async move { this.renew(&live).await });
+        let (live, handle) = (Arc::clone(live), live.handle.clone());
+        // Bounded by the time of asking for a token.
+        let work = handle.spawn(async move { this.renew(&live).await });
         work.await
             .unwrap_or_else(|error| Err(failure::closed().caused_by(error)))
     }
