@@ -120,6 +120,11 @@ impl Pool {
         if matches!(before.state, State::Connected | State::Closed) {
             return Ok(before);
         }
+        // The host is starting, and nothing shortens that: the state as it is is the answer.
+        let held = self.shared.boot.awaits() && entry.present().waits_for_takers();
+        if held && before.attempts == 0 {
+            return Ok(before);
+        }
         let (kind, typ, props) = entry.definition();
         let refers = props
             .values()

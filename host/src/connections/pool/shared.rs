@@ -89,7 +89,7 @@ impl Boot {
         self.known.cancel();
     }
 
-    fn awaits(&self) -> bool {
+    pub(super) fn awaits(&self) -> bool {
         let in_time = |until: Instant| Instant::now() < until;
         !self.known.is_cancelled() && self.until.borrow().is_none_or(in_time)
     }
