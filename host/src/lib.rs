@@ -22,6 +22,7 @@
 //! | [`snapshot`], [`progress`] | what is shown of a running host and of long work |
 //! | [`message`], [`error`] | what flows, and what went wrong: every room may use these |
 //! | [`names`] | ids, and the name that a misspelling meant: every room may use it |
+//! | [`inflate`] | deflate, read to its end: every room may use it |
 //!
 //! Invariants: no guest sees an address, a socket or a secret; nothing is acknowledged upstream
 //! before it is delivered, filtered, dead-lettered or on disk; every queue is bounded; anything
@@ -36,6 +37,7 @@ pub mod connectors;
 pub mod error;
 pub mod harness;
 pub mod host;
+pub mod inflate;
 pub mod interfaces;
 pub mod kit;
 pub mod message;

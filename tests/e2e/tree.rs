@@ -11,6 +11,7 @@ const MATRIX: &[(&str, &[&str])] = &[
     ("message", &["error"]),
     ("progress", &[]),
     ("names", &[]),
+    ("inflate", &[]),
     ("connectors", &[]),
     ("kit", &["error"]),
     ("config", &["error"]),
@@ -119,7 +120,7 @@ const MATRIX: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms that every other may import: they import nothing themselves.
-const FOR_ALL: &[&str] = &["names"];
+const FOR_ALL: &[&str] = &["names", "inflate"];
 
 /// Where `anyhow` may stand: at the top, where errors are only printed.
 const ANYHOW: &[&str] = &["main.rs", "cli", "host.rs", "host", "config.rs"];

@@ -126,7 +126,7 @@ impl Property {
         self.of(PropertyKind::Duration)
     }
 
-    /// Its value is a time that a call must leave: see [`super::properties::beyond_call`].
+    /// Its value is a time that a call must leave: see `beyond_call` in `properties.rs`.
     #[must_use]
     pub const fn duration_in_call(self) -> Self {
         Self {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
-use flate2::{Decompress, FlushDecompress, Status};
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
 use super::output::{METHODS, Method};
 use super::query::hint;
+use crate::inflate::Inflate;
 use crate::message::{Batch, Message};
 
 /// The property, eKuiper's name.
@@ -140,50 +140,6 @@ fn read_all(mut from: impl Read, most: usize) -> Result<Vec<u8>, Broken> {
             return Err(Broken::TooLarge);
         }
         open.extend_from_slice(piece.get(..count).unwrap_or_default());
-    }
-}
-
-/// Reads deflate to its marked end. `flate2`'s own readers take a stream that was cut for a shorter one.
-struct Inflate<'a> {
-    state: Decompress,
-    packed: &'a [u8],
-    ended: bool,
-}
-
-impl<'a> Inflate<'a> {
-    fn new(packed: &'a [u8], zlib: bool) -> Self {
-        Self {
-            state: Decompress::new(zlib),
-            packed,
-            ended: false,
-        }
-    }
-}
-
-impl Read for Inflate<'_> {
-    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        if self.ended {
-            return Ok(0);
-        }
-        let before = (self.state.total_in(), self.state.total_out());
-        let status = self
-            .state
-            .decompress(self.packed, out, FlushDecompress::None)
-            .map_err(std::io::Error::other)?;
-        let taken = usize::try_from(self.state.total_in() - before.0).unwrap_or(usize::MAX);
-        let given = usize::try_from(self.state.total_out() - before.1).unwrap_or(usize::MAX);
-        self.packed = self.packed.get(taken..).unwrap_or_default();
-        self.ended = status == Status::StreamEnd;
-        let whole = if self.ended {
-            self.packed.is_empty()
-        } else {
-            given > 0
-        };
-        if whole {
-            Ok(given)
-        } else {
-            Err(std::io::ErrorKind::UnexpectedEof.into())
-        }
     }
 }
 

@@ -6,10 +6,11 @@ use std::path::Path;
 
 use flate2::bufread::{GzDecoder, MultiGzDecoder};
 use flate2::write::GzEncoder;
-use flate2::{Decompress, FlushDecompress, Status};
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+
+use crate::inflate::Inflate;
 
 const PIECE: usize = 64 * 1024;
 /// A window of 8 MiB is what every encoder may count on (RFC 8878, 3.1.1.1.2).
@@ -68,48 +69,6 @@ impl Packing {
                 Box::new(decoder)
             }
         })
-    }
-}
-
-/// Reads deflate to its marked end. `flate2`'s own readers take a stream that was cut for a shorter one.
-struct Inflate<B> {
-    state: Decompress,
-    packed: B,
-    ended: bool,
-}
-
-impl<B: BufRead> Inflate<B> {
-    fn new(packed: B, zlib: bool) -> Self {
-        Self {
-            state: Decompress::new(zlib),
-            packed,
-            ended: false,
-        }
-    }
-}
-
-impl<B: BufRead> Read for Inflate<B> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        while !self.ended && !out.is_empty() {
-            let packed = self.packed.fill_buf()?;
-            let nothing = packed.is_empty();
-            let before = (self.state.total_in(), self.state.total_out());
-            let status = self
-                .state
-                .decompress(packed, out, FlushDecompress::None)
-                .map_err(io::Error::other)?;
-            let taken = usize::try_from(self.state.total_in() - before.0).unwrap_or(usize::MAX);
-            let given = usize::try_from(self.state.total_out() - before.1).unwrap_or(usize::MAX);
-            self.packed.consume(taken);
-            self.ended = status == Status::StreamEnd;
-            if given > 0 {
-                return Ok(given);
-            }
-            if nothing && !self.ended {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        Ok(0)
     }
 }
 

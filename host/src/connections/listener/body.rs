@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use flate2::bufread::MultiGzDecoder;
-use flate2::{Decompress, FlushDecompress, Status};
 use http_body_util::BodyExt;
 use hyper::HeaderMap;
 use hyper::body::Body;
 use hyper::header::CONTENT_ENCODING;
 use tokio::time::{Instant, timeout_at};
+
+use crate::inflate::{Inflate, is_zlib};
 
 /// How much of a packed body is unpacked before others have their turn.
 const TURN: usize = 256 * 1024;
@@ -240,7 +241,7 @@ async fn unpack(
     let (name, mut reader): (_, Box<dyn Read + Send + '_>) = match packing {
         Packing::Gzip => ("gzip", Box::new(MultiGzDecoder::new(packed))),
         // "deflate" is zlib (RFC 9110, 8.4.1.2); some send it bare.
-        Packing::Deflate => ("deflate", Box::new(Inflate::new(packed))),
+        Packing::Deflate => ("deflate", Box::new(Inflate::new(packed, is_zlib(packed)))),
         Packing::Zstd => {
             let damaged = |_| BodyError::Damaged("zstd".to_owned());
             let mut decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(damaged)?;
@@ -271,59 +272,5 @@ async fn unpack(
             turn = 0;
             tokio::task::yield_now().await;
         }
-    }
-}
-
-/// Reads deflate to its marked end: a body that was cut is an error, not a shorter body.
-struct Inflate<'a> {
-    state: Decompress,
-    packed: &'a [u8],
-    ended: bool,
-}
-
-impl<'a> Inflate<'a> {
-    fn new(packed: &'a [u8]) -> Self {
-        Self {
-            state: Decompress::new(is_zlib(packed)),
-            packed,
-            ended: false,
-        }
-    }
-}
-
-impl Read for Inflate<'_> {
-    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        if self.ended {
-            return Ok(0);
-        }
-        let before = (self.state.total_in(), self.state.total_out());
-        let status = self
-            .state
-            .decompress(self.packed, out, FlushDecompress::None)
-            .map_err(std::io::Error::other)?;
-        let taken = usize::try_from(self.state.total_in() - before.0).unwrap_or(usize::MAX);
-        let given = usize::try_from(self.state.total_out() - before.1).unwrap_or(usize::MAX);
-        self.packed = self.packed.get(taken..).unwrap_or_default();
-        self.ended = status == Status::StreamEnd;
-        let whole = if self.ended {
-            self.packed.is_empty()
-        } else {
-            given > 0
-        };
-        if whole {
-            Ok(given)
-        } else {
-            Err(std::io::ErrorKind::UnexpectedEof.into())
-        }
-    }
-}
-
-/// RFC 1950, 2.2: method 8, and the first two bytes are a multiple of 31.
-fn is_zlib(packed: &[u8]) -> bool {
-    match packed {
-        [first, second, ..] => {
-            first & 0x0f == 8 && (u16::from(*first) << 8 | u16::from(*second)).is_multiple_of(31)
-        }
-        _ => false,
     }
 }
