@@ -254,7 +254,8 @@ impl Decoder {
             let begin = input.get(..input.len().min(GREETING)).unwrap_or_default();
             return Err(Malformed::NoGreeting(begin.escape_ascii().to_string()));
         }
-        let (Some(&high), Some(&low)) = (input.get(4), input.get(5)) else {
+        // Whose greeting it is shows the whole of it, however it comes in pieces.
+        let Some(&[_, _, _, _, high, low, _, _]) = input.first_chunk::<GREETING>() else {
             return Ok(());
         };
         let found = u16::from_be_bytes([high, low]);

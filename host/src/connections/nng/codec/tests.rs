@@ -160,3 +160,24 @@ proptest! {
         drop(decode(&mut pair(framing, 100), &pieces));
     }
 }
+
+#[test]
+fn what_is_wrong_with_a_greeting_does_not_depend_on_its_pieces() {
+    let wrong = b"\0SP\0\x01\0\0\x10";
+    for piece in 1..=wrong.len() {
+        let mut decoder = Decoder::new(Protocol::Pair0, Framing::Network, 100);
+        let mut input = BytesMut::new();
+        let mut pieces = wrong.chunks(piece);
+        let error = loop {
+            input.extend_from_slice(pieces.next().expect("an error at the end at the latest"));
+            match decoder.next(&mut input) {
+                Ok(event) => assert_eq!(event, None),
+                Err(error) => break error,
+            }
+        };
+        assert!(
+            matches!(error, Malformed::NoGreeting(_)),
+            "{piece}: {error}"
+        );
+    }
+}
