@@ -181,6 +181,7 @@ impl Window {
     #[must_use]
     pub fn admit(&self, keys: &[Option<String>], ticket: &Ticket) -> Admitted {
         let now = Instant::now();
+        let lossless = ticket.lossless();
         let waiters = Waiters::default();
         let (mut places, mut of) = (Vec::with_capacity(keys.len()), Vec::new());
         let mut state = self.keys.lock();
@@ -191,7 +192,6 @@ impl Window {
                 continue;
             };
             let hash = hash(key);
-            let lossless = ticket.lossless();
             match state.known.get(&hash) {
                 Some(Known::Final(_)) => {}
                 Some(Known::UnderWay {

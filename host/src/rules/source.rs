@@ -170,6 +170,15 @@ pub enum End {
     Failed(String),
 }
 
+/// No other action can be held up by a slow one.
+fn has_one_action(inputs: &[Arc<RuleInput>]) -> bool {
+    inputs
+        .iter()
+        .map(|input| input.outputs.len())
+        .sum::<usize>()
+        <= 1
+}
+
 /// The failure may lie in a message, not in the weather.
 fn chokes(error: &GuestError) -> bool {
     if error.is_before_work() {
@@ -373,6 +382,7 @@ impl Source {
         failures = 0;
         self.is_well();
         let mut trapped = VecDeque::new();
+        let inboxes = guest.inboxes();
         loop {
             if stop.is_cancelled() {
                 return End::Stopped;
@@ -394,7 +404,6 @@ impl Source {
                 }) => {
                     failures = 0;
                     self.is_well();
-                    let inboxes = guest.inboxes();
                     self.hand_on(batch, checkpoint, takes, stop, &inboxes).await;
                 }
                 Ok(Read::Idle(wait)) => {
@@ -444,7 +453,7 @@ impl Source {
         inboxes: &Inboxes,
     ) {
         let (empty, received) = (takes.is_empty(), takes.received());
-        let repeatable = empty && !received && !self.has_one_action();
+        let repeatable = empty && !received && !has_one_action(&self.inputs.read());
         let Some(unpacker) = self.unpacker.as_ref().filter(|_| !batch.is_empty()) else {
             let settle = if empty {
                 repeatable.then(|| Box::new(Repeatable) as Box<dyn Settle>)
@@ -526,16 +535,6 @@ impl Source {
         room
     }
 
-    /// No other action can be held up by a slow one.
-    fn has_one_action(&self) -> bool {
-        let inputs = self.inputs.read();
-        inputs
-            .iter()
-            .map(|input| input.outputs.len())
-            .sum::<usize>()
-            <= 1
-    }
-
     /// Hands a batch to every rule. Some: those for whose room the source should wait.
     fn hand_over(&self, all: HandOver) -> Option<Arc<Vec<Arc<RuleInput>>>> {
         let HandOver {
@@ -557,11 +556,7 @@ impl Source {
         self.stats
             .last_read_ms
             .store(super::now_ms(), Ordering::Relaxed);
-        let alone = inputs
-            .iter()
-            .map(|input| input.outputs.len())
-            .sum::<usize>()
-            <= 1;
+        let alone = has_one_action(&inputs);
         let ticket = self.ledger().open(settle, checkpoint, count);
         if count == 0 {
             return None;

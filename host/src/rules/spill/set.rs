@@ -131,10 +131,8 @@ impl SpillSet {
     /// Queues of a rule that hold messages for actions which are not among these: the names of those
     /// actions, and how many messages.
     pub async fn stranded(&self, tenant: &str, rule: &str, actions: &[&str]) -> Vec<(String, u64)> {
-        let of_rule = |name: &QueueName| name.tenant == tenant && name.rule == rule;
-        let mut names: Vec<QueueName> = self.left();
-        names.extend(self.queues.lock().keys().cloned());
-        names.retain(|name| of_rule(name) && !actions.contains(&name.action.as_str()));
+        let mut names = self.of_rule(tenant, rule);
+        names.retain(|name| !actions.contains(&name.action.as_str()));
         names.sort();
         let mut found = Vec::new();
         for name in names {
@@ -152,6 +150,26 @@ impl SpillSet {
             }
         }
         found
+    }
+
+    /// The queues of a rule that are known, opened or left by earlier runs. No other is looked at: a host may
+    /// start thousands of rules.
+    fn of_rule(&self, tenant: &str, rule: &str) -> Vec<QueueName> {
+        let open = self.queues.lock();
+        let mut names: Vec<_> = open
+            .range(QueueName::new(tenant, rule, "")..)
+            .map(|(name, _)| name)
+            .take_while(|name| name.tenant == tenant && name.rule == rule)
+            .cloned()
+            .collect();
+        let ours = (folder_name(tenant), folder_name(rule));
+        let left = self.left.lock();
+        let of_ours = left
+            .range([ours.0.clone(), ours.1.clone(), String::new()]..)
+            .map(|(folders, _)| folders)
+            .take_while(|[of_tenant, of_rule, _]| (of_tenant, of_rule) == (&ours.0, &ours.1));
+        names.extend(of_ours.map(|[_, _, action]| QueueName::new(tenant, rule, &original(action))));
+        names
     }
 
     /// Deletes the queues of a rule, also those of its actions that are gone: how many messages were

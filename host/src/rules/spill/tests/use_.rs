@@ -327,6 +327,16 @@ async fn clean_at_stop_and_removal_of_a_rule_leave_nothing_and_count() {
     );
     let set = SpillSet::open(folder.path(), HostBounds::default()).await;
     assert_eq!(set.left().len(), 1, "the other rule's queue is still there");
+    for _ in ["before it was opened", "and after"] {
+        assert!(
+            set.stranded("default", "other", &["log_0"])
+                .await
+                .is_empty()
+        );
+        assert!(set.stranded("default", "othe", &[]).await.is_empty());
+        let stranded = set.stranded("default", "other", &["log_1"]).await;
+        assert_eq!(stranded, [("log_0".to_owned(), 1)]);
+    }
     assert_eq!(
         set.remove("default", "other").await.unwrap(),
         1,
